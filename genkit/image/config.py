@@ -1,0 +1,149 @@
+"""Every setting of the image half, with its one default. Stdlib only."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from genkit.config import Config, option, parse_count, parse_duration
+from genkit.errors import InputError, UsageError
+
+SIZES = (32, 64, 128, 256)
+D_NORMS = ("batch", "spectral", "none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DCGANConfig:
+    """Shape of a DCGAN (Radford et al. 2015), as in the PyTorch example.
+
+    Attributes:
+        size: side of the square image in pixels; a stage is added or removed an octave.
+        channels: 1 grey, 3 RGB.
+        nz: length of the latent vector.
+        ngf, ndf: filters of the last generator and first discriminator stage.
+        d_norm: normalisation inside the discriminator; `batch` is the reference.
+    """
+
+    arch: str = "dcgan"
+    size: int = 64
+    channels: int = 3
+    nz: int = 100
+    ngf: int = 64
+    ndf: int = 64
+    d_norm: str = "batch"
+
+    def __post_init__(self) -> None:
+        rules = {
+            "arch": self.arch == "dcgan",
+            "size": self.size in SIZES,
+            "channels": self.channels in (1, 3),
+            "d_norm": self.d_norm in D_NORMS,
+            "nz": isinstance(self.nz, int) and 1 <= self.nz <= 4096,
+            "ngf": isinstance(self.ngf, int) and 1 <= self.ngf <= 1024,
+            "ndf": isinstance(self.ndf, int) and 1 <= self.ndf <= 1024,
+        }
+        for name, ok in rules.items():
+            if not ok:
+                raise InputError(f"model config: {name}={getattr(self, name)!r} is not a DCGAN that genkit builds")
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"model_type": "dcgan", **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> DCGANConfig:
+        """Read `config.json`.
+
+        Raises:
+            InputError: an unknown key, another model type or a size out of range.
+        """
+        values = {k: v for k, v in values.items() if k != "model_type"}
+        unknown = set(values) - set(cls.__dataclass_fields__)
+        if unknown:
+            raise InputError(f"model config: unknown key {sorted(unknown)[0]!r}", "was it written by a newer genkit?")
+        return cls(**values)
+
+
+_SAMPLING, _MODEL, _DATA = "Sampling", "Model", "Data"
+_OPTIMISATION, _BUDGET, _RUN = "Optimisation", "Budget", "Run"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSampleConfig(Config):
+    """Which images are drawn."""
+
+    n: int = option(16, "Images to draw.", min=1, max=1_000_000, short="-n", section=_SAMPLING)
+    seeds: str | None = option(None, "Draw exactly these, e.g. 0-15,40; instead of --n and --seed.", metavar="LIST", section=_SAMPLING)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.seeds is not None:
+            parse_seeds(self.seeds)
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`0-3,40` -> [0, 1, 2, 3, 40].
+
+    Raises:
+        UsageError: not such a list, or more than a million seeds.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        try:
+            low = int(first)
+            high = int(last) if dash else low
+        except ValueError:
+            raise UsageError(f"--seeds {text!r} is not a list of seeds", "write 0-15,40") from None
+        if high < low or len(seeds) + high - low >= 1_000_000:
+            raise UsageError(f"--seeds {text!r} is an empty or too long range", "write 0-15,40")
+        seeds.extend(range(low, high + 1))
+    return seeds
+
+
+@dataclass(frozen=True, kw_only=True)
+class GANTrainConfig(Config):
+    """Everything that decides a GAN training run."""
+
+    data: str | None = option(None, "Folder or zip of images, sub-folders included.", metavar="DIR|ZIP", section=_DATA)
+    size: int = option(64, "Side of the images in pixels.", metavar="32|64|128|256", section=_DATA)
+    channels: int = option(3, "1 grey, 3 colour.", metavar="1|3", section=_DATA)
+    fit: str = option("crop", "How an image becomes square.", choices=("crop", "pad", "stretch"), section=_DATA)
+    flip: bool = option(False, "Mirror half of the images at random.", section=_DATA)
+    on_bad_image: str = option("skip", "What to do with a file that cannot be read.", choices=("skip", "fail"), section=_DATA)
+
+    arch: str = option("dcgan", "Network layout.", choices=("dcgan",), section=_MODEL)
+    nz: int = option(100, "Length of the latent vector.", min=1, max=4096, section=_MODEL)
+    ngf: int = option(64, "Filters of the generator's last stage.", min=1, max=1024, section=_MODEL)
+    ndf: int = option(64, "Filters of the discriminator's first stage.", min=1, max=1024, section=_MODEL)
+    d_norm: str = option("batch", "Normalisation in the discriminator; spectral or none do not collapse as batch does.", choices=D_NORMS, section=_MODEL)
+
+    budget: float | None = option(None, "Wall time for everything, e.g. 10m or 2h.", parse=parse_duration, metavar="TIME", section=_BUDGET)
+    steps: int | None = option(None, "Training steps (one of D and one of G).", min=1, section=_BUDGET)
+    images: int | None = option(None, "Real images to train on, e.g. 500k.", parse=parse_count, min=1, metavar="COUNT", section=_BUDGET)
+
+    loss: str = option("bce", "bce: non-saturating logistic loss (Goodfellow et al. 2014). hinge: Lim and Ye 2017.", choices=("bce", "hinge"), section=_OPTIMISATION)
+    regularizer: str = option("none", "r1: gradient penalty on real images (Mescheder et al. 2018).", choices=("none", "r1"), section=_OPTIMISATION)
+    gamma: float = option(1.0, "Weight of the regulariser.", min=0, max=10_000, section=_OPTIMISATION)
+    reg_interval: int = option(16, "Steps between regulariser passes (lazy regularisation).", min=1, max=1000, section=_OPTIMISATION)
+    batch_size: int = option(64, "Real images a step.", min=2, max=1 << 16, section=_OPTIMISATION)
+    lr: float = option(2e-4, "Learning rate of the generator.", above=0, max=1, section=_OPTIMISATION)
+    d_lr: float | None = option(None, "Learning rate of the discriminator; default: --lr.", above=0, max=1, section=_OPTIMISATION)
+    beta1: float = option(0.5, "Adam's first-moment decay.", min=0, below=1, section=_OPTIMISATION)
+    beta2: float = option(0.999, "Adam's second-moment decay.", min=0, below=1, section=_OPTIMISATION)
+    schedule: str = option("constant", "constant, or linear: cool down to zero over the last --cooldown.", choices=("constant", "linear"), section=_OPTIMISATION)
+    cooldown: float = option(0.3, "Share of the run that cools down (linear).", min=0, max=1, section=_OPTIMISATION)
+    ema_images: int = option(50_000, "Half-life of the averaged generator, in images; at most a twentieth of those seen.", min=0, parse=parse_count, metavar="COUNT", section=_OPTIMISATION)
+
+    out: str = option("runs/gan", "Run directory.", metavar="RUN", section=_RUN)
+    sample_interval: int | None = option(None, "Steps between sample grids; default: 20 times a run.", min=1, section=_RUN)
+    save_interval: int | None = option(None, "Steps between checkpoints; default: with each grid.", min=1, section=_RUN)
+    seed: int = option(0, "Seed of weights, data order and latents.", min=0, max=(1 << 63) - 1, section=_RUN)
+    compile: bool = option(False, "Compile the networks with torch.compile.", section=_RUN)
+    tensorboard: bool = option(False, "Also write TensorBoard events.", section=_RUN)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.size not in SIZES:
+            raise UsageError(f"--size {self.size} is not one of {', '.join(map(str, SIZES))}")
+        if self.channels not in (1, 3):
+            raise UsageError(f"--channels {self.channels} is not 1 or 3")

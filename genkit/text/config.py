@@ -1,0 +1,278 @@
+"""Every setting of the text half, with its one default. Stdlib only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from genkit.config import Config, option, parse_count, parse_duration
+from genkit.errors import InputError, UsageError
+
+ARCHITECTURES = ("qwen3", "llama", "gpt2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GPTConfig:
+    """Shape of a decoder-only transformer; `arch` says how its blocks are built.
+
+    `gpt2`   LayerNorm, learned positions, GELU, biases   (Radford et al. 2019)
+    `llama`  RMSNorm, RoPE, SwiGLU, grouped-query attention (Touvron et al. 2023)
+    `qwen3`  llama with RMSNorm on each head's q and k      (Qwen team 2025)
+
+    `from_hf` and `to_hf` convert from and to the `config.json` of `transformers`.
+    """
+
+    arch: str = "qwen3"
+    vocab_size: int
+    block_size: int
+    n_layer: int
+    n_head: int
+    n_kv_head: int
+    n_embd: int
+    head_dim: int
+    n_inner: int
+    norm_eps: float = 1e-6
+    rope_theta: float = 10_000.0
+    tie_embeddings: bool = True
+    bos_id: int | None = None
+    eos_id: int | None = None
+
+    def __post_init__(self) -> None:
+        sizes = {k: v for k, v in vars(self).items() if k.startswith("n_") or k.endswith("_size")}
+        for name, value in {**sizes, "head_dim": self.head_dim}.items():
+            if not isinstance(value, int) or not 0 < value <= 1 << 24:
+                raise InputError(f"model config: {name} is {value!r}, not a size from 1 to {1 << 24}")
+        if self.arch not in ARCHITECTURES:
+            raise InputError(f"model config: arch {self.arch!r} is not one of {', '.join(ARCHITECTURES)}")
+        if self.n_head % self.n_kv_head:
+            raise InputError(f"model config: {self.n_head} heads do not divide into {self.n_kv_head} key-value heads")
+        if self.arch == "gpt2" and (self.n_kv_head != self.n_head or self.head_dim * self.n_head != self.n_embd):
+            raise InputError("model config: gpt2 has one key-value head a head, and heads that fill n_embd")
+        if self.arch != "gpt2" and self.head_dim % 2:
+            raise InputError(f"model config: rotary positions need an even head_dim, not {self.head_dim}")
+
+    def to_hf(self) -> dict[str, Any]:
+        """The `config.json` that `transformers` reads for the same model."""
+        common = {
+            "model_type": self.arch,
+            "vocab_size": self.vocab_size,
+            "tie_word_embeddings": self.tie_embeddings,
+            "bos_token_id": self.bos_id,
+            "eos_token_id": self.eos_id,
+            "dtype": "float32",
+            "use_cache": True,
+        }
+        if self.arch == "gpt2":
+            return common | {
+                "architectures": ["GPT2LMHeadModel"],
+                "n_positions": self.block_size,
+                "n_embd": self.n_embd,
+                "n_layer": self.n_layer,
+                "n_head": self.n_head,
+                "n_inner": self.n_inner,
+                "layer_norm_epsilon": self.norm_eps,
+                "activation_function": "gelu_new",
+                "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0,
+            }  # fmt: skip
+        return common | {
+            "architectures": ["LlamaForCausalLM" if self.arch == "llama" else "Qwen3ForCausalLM"],
+            "max_position_embeddings": self.block_size,
+            "hidden_size": self.n_embd,
+            "intermediate_size": self.n_inner,
+            "num_hidden_layers": self.n_layer,
+            "num_attention_heads": self.n_head,
+            "num_key_value_heads": self.n_kv_head,
+            "head_dim": self.head_dim,
+            "hidden_act": "silu",
+            "rms_norm_eps": self.norm_eps,
+            "rope_theta": self.rope_theta,
+            "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
+            "attention_bias": False,
+            "attention_dropout": 0.0,
+        } | ({"mlp_bias": False} if self.arch == "llama" else {"use_sliding_window": False})
+
+    @classmethod
+    def from_hf(cls, hf: dict[str, Any]) -> GPTConfig:
+        """Read a `config.json` of `transformers`.
+
+        Raises:
+            InputError: another model type, a variant that this code does not
+                build (biases, RoPE scaling, sliding windows), or a missing key.
+        """
+        arch = hf.get("model_type")
+        if arch not in ARCHITECTURES:
+            raise InputError(f"model_type {arch!r} is not one of {', '.join(ARCHITECTURES)}")
+        for key, plain in _UNSUPPORTED.items():
+            if key in hf and hf[key] not in plain:
+                raise InputError(f"model config: {key}={hf[key]!r} is a variant of {arch} that genkit does not build")
+        rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
+        if rope.get("rope_type", rope.get("type", "default")) != "default":
+            raise InputError(f"model config: RoPE scaling {rope!r} is not supported")
+        eos = hf.get("eos_token_id")
+        ids = {"bos_id": hf.get("bos_token_id"), "eos_id": eos[0] if isinstance(eos, list) else eos}
+        try:
+            if arch == "gpt2":
+                return cls(
+                    arch=arch,
+                    vocab_size=hf["vocab_size"],
+                    block_size=hf["n_positions"],
+                    n_layer=hf["n_layer"],
+                    n_head=hf["n_head"],
+                    n_kv_head=hf["n_head"],
+                    n_embd=hf["n_embd"],
+                    head_dim=hf["n_embd"] // hf["n_head"],
+                    n_inner=hf.get("n_inner") or 4 * hf["n_embd"],
+                    norm_eps=hf.get("layer_norm_epsilon", 1e-5),
+                    tie_embeddings=hf.get("tie_word_embeddings", True),
+                    **ids,
+                )
+            heads = hf["num_attention_heads"]
+            return cls(
+                arch=arch,
+                vocab_size=hf["vocab_size"],
+                block_size=hf["max_position_embeddings"],
+                n_layer=hf["num_hidden_layers"],
+                n_head=heads,
+                n_kv_head=hf.get("num_key_value_heads") or heads,
+                n_embd=hf["hidden_size"],
+                head_dim=hf.get("head_dim") or hf["hidden_size"] // heads,
+                n_inner=hf["intermediate_size"],
+                norm_eps=hf.get("rms_norm_eps", 1e-6),
+                rope_theta=float(hf.get("rope_theta") or rope.get("rope_theta", 10_000.0)),
+                tie_embeddings=hf.get("tie_word_embeddings", False),
+                **ids,
+            )
+        except (KeyError, TypeError, ZeroDivisionError) as error:
+            raise InputError(f"model config: {arch} lacks or misstates {error}") from error
+
+
+# key -> the values under which our module computes the same function
+_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "attention_bias": (False, None),
+    "mlp_bias": (False, None),
+    "use_sliding_window": (False, None),
+    "hidden_act": ("silu",),
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+    "scale_attn_by_inverse_layer_idx": (False, None),
+    "scale_attn_weights": (True, None),
+    "add_cross_attention": (False, None),
+}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A model size: layers, width, heads, feed-forward width, context."""
+
+    n_layer: int
+    n_embd: int
+    n_head: int
+    n_inner: int
+    block_size: int
+
+
+PRESETS = {
+    "tiny": Preset(4, 128, 2, 352, 128),
+    "nano": Preset(6, 256, 4, 704, 256),
+    "baby": Preset(6, 384, 6, 1024, 256),
+    "mini": Preset(8, 512, 8, 1408, 512),
+    "small": Preset(12, 768, 12, 2048, 1024),
+}
+
+_SAMPLING, _MODEL, _DATA = "Sampling", "Model", "Data"
+_OPTIMISATION, _BUDGET, _RUN = "Optimisation", "Budget", "Run"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationConfig(Config):
+    """How a continuation is drawn. Same names and meanings as in `transformers`."""
+
+    n: int = option(1, "Continuations of the prompt.", min=1, max=4096, short="-n", flag="--n", section=_SAMPLING)
+    max_new_tokens: int = option(200, "Longest continuation, in tokens.", min=1, section=_SAMPLING)
+    min_new_tokens: int = option(0, "No end of text before this many tokens.", min=0, section=_SAMPLING)
+    temperature: float = option(0.8, "0 takes the likeliest token; 1 draws from the model as it is.", min=0, max=100, section=_SAMPLING)
+    top_k: int = option(0, "Keep the K likeliest tokens; 0 keeps all.", min=0, section=_SAMPLING)
+    top_p: float = option(0.95, "Keep the likeliest tokens that make up this probability.", above=0, max=1, section=_SAMPLING)
+    min_p: float = option(0.0, "Drop tokens below this share of the likeliest one's probability.", min=0, max=1, section=_SAMPLING)
+    repetition_penalty: float = option(1.0, "Divide the logits of tokens already seen (Keskar et al. 2019); 1 is off.", above=0, section=_SAMPLING)
+    frequency_penalty: float = option(0.0, "Subtract this from a logit for each time its token was generated.", min=-10, max=10, section=_SAMPLING)
+    presence_penalty: float = option(0.0, "Subtract this once from the logit of any generated token.", min=-10, max=10, section=_SAMPLING)
+    stop: tuple[str, ...] = option((), "End before this text; may be repeated.", multiple=True, metavar="TEXT", section=_SAMPLING)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.min_new_tokens > self.max_new_tokens:
+            raise UsageError(
+                f"--min-new-tokens {self.min_new_tokens} is more than --max-new-tokens {self.max_new_tokens}",
+                "raise --max-new-tokens",
+            )
+        if "" in self.stop:
+            raise UsageError("--stop '' would end every text at once", "give the text to stop at")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTrainConfig(Config):
+    """Everything that decides a text training run."""
+
+    data: tuple[str, ...] = option((), "File or folder: txt, md, jsonl, csv, parquet, also .gz .bz2 .xz .zst.", multiple=True, metavar="PATH", section=_DATA)
+    text_field: str = option("text", "Field that holds the text in jsonl, csv and parquet.", section=_DATA)
+    val_data: str | None = option(None, "Validate on this file or folder instead of a share of --data.", metavar="PATH", section=_DATA)
+    val_fraction: float = option(0.05, "Share of --data held out for validation.", min=0, below=1, section=_DATA)
+    tokenizer: str = option("auto", "auto, char, bpe, or a tokenizer.json. auto: char up to 2 MB of text, else bpe.", metavar="KIND|FILE", section=_DATA)
+    vocab_size: int = option(4096, "Vocabulary that bpe aims at.", min=258, max=1 << 20, section=_DATA)
+    encoding_errors: str = option("strict", "What to do with bytes that are not UTF-8.", choices=("strict", "replace"), section=_DATA)
+
+    arch: str = option("qwen3", "Block layout.", choices=ARCHITECTURES, section=_MODEL)
+    preset: str = option("auto", "Model size; auto goes by the amount of data and the machine.", choices=("auto", *PRESETS), section=_MODEL)
+    n_layer: int | None = option(None, "Blocks, instead of the preset's.", min=1, max=256, section=_MODEL)
+    n_embd: int | None = option(None, "Width, instead of the preset's.", min=8, max=1 << 15, section=_MODEL)
+    n_head: int | None = option(None, "Attention heads, instead of the preset's.", min=1, max=256, section=_MODEL)
+    n_kv_head: int | None = option(None, "Key-value heads; fewer than heads is grouped-query attention.", min=1, max=256, section=_MODEL)
+    block_size: int | None = option(None, "Context in tokens, instead of the preset's.", min=8, max=1 << 20, section=_MODEL)
+    dropout: float = option(0.0, "Dropout while training.", min=0, below=1, section=_MODEL)
+    tie_embeddings: bool = option(True, "Share the embedding with the output head.", section=_MODEL)
+    init_from: str | None = option(None, "Start from this model directory instead of random weights.", metavar="MODEL", section=_MODEL)
+
+    budget: float | None = option(None, "Wall time for everything, e.g. 10m or 2h.", parse=parse_duration, metavar="TIME", section=_BUDGET)
+    steps: int | None = option(None, "Optimiser steps.", min=1, section=_BUDGET)
+    tokens: int | None = option(None, "Tokens to train on, e.g. 5M.", parse=parse_count, min=1, metavar="COUNT", section=_BUDGET)
+
+    optimizer: str = option("adamw", "muon: Muon for hidden matrices, AdamW for the rest.", choices=("adamw", "muon"), section=_OPTIMISATION)
+    lr: float = option(1e-3, "Peak learning rate of AdamW.", above=0, max=10, section=_OPTIMISATION)
+    muon_lr: float = option(0.02, "Peak learning rate of Muon.", above=0, max=10, section=_OPTIMISATION)
+    weight_decay: float = option(0.1, "Decoupled weight decay of matrices.", min=0, max=10, section=_OPTIMISATION)
+    beta1: float = option(0.9, "AdamW's first-moment decay.", min=0, below=1, section=_OPTIMISATION)
+    beta2: float = option(0.95, "AdamW's second-moment decay.", min=0, below=1, section=_OPTIMISATION)
+    grad_clip: float = option(1.0, "Largest gradient norm; 0 is off.", min=0, section=_OPTIMISATION)
+    batch_size: int = option(32, "Sequences an optimiser step.", min=1, max=1 << 20, section=_OPTIMISATION)
+    accumulate: int = option(1, "Split each batch into this many forward passes.", min=1, section=_OPTIMISATION)
+    schedule: str = option("wsd", "wsd: warm up, flat, cool down. cosine: warm up, half a cosine.", choices=("wsd", "cosine", "constant"), section=_OPTIMISATION)
+    warmup: float = option(0.02, "Share of the run that warms up.", min=0, max=1, section=_OPTIMISATION)
+    cooldown: float = option(0.4, "Share of the run that cools down (wsd).", min=0, max=1, section=_OPTIMISATION)
+    min_lr: float = option(0.0, "Learning rate at the end, as a share of the peak.", min=0, max=1, section=_OPTIMISATION)
+
+    out: str = option("runs/text", "Run directory.", metavar="RUN", section=_RUN)
+    eval_interval: int | None = option(None, "Steps between validations; default: 20 times a run.", min=1, section=_RUN)
+    eval_tokens: int = option(65_536, "Validation tokens to measure while training.", min=1, parse=parse_count, metavar="COUNT", section=_RUN)
+    sample_interval: int | None = option(None, "Steps between samples; default: with each validation.", min=1, section=_RUN)
+    sample_prompt: str = option("", "Prompt of the samples drawn while training.", metavar="TEXT", section=_RUN)
+    save_interval: int | None = option(None, "Steps between checkpoints; default: with each validation.", min=1, section=_RUN)
+    seed: int = option(0, "Seed of weights, data order and dropout.", min=0, max=(1 << 63) - 1, section=_RUN)
+    compile: bool = option(False, "Compile the training step with torch.compile.", section=_RUN)
+    tensorboard: bool = option(False, "Also write TensorBoard events.", section=_RUN)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_size % self.accumulate:
+            raise UsageError(
+                f"--accumulate {self.accumulate} does not divide --batch-size {self.batch_size}",
+                f"use {_next_divisor(self.batch_size, self.accumulate)}",
+            )
+        if self.warmup + self.cooldown > 1:
+            raise UsageError(
+                f"--warmup {self.warmup} and --cooldown {self.cooldown} are more than the whole run",
+                "their sum may be 1 at most",
+            )
+
+
+def _next_divisor(whole: int, near: int) -> int:
+    return next(d for d in range(min(near, whole), 0, -1) if whole % d == 0)
