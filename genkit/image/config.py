@@ -109,6 +109,7 @@ class GANTrainConfig(Config):
     channels: int = option(3, "1 grey, 3 colour.", metavar="1|3", section=_DATA)
     fit: str = option("crop", "How an image becomes square.", choices=("crop", "pad", "stretch"), section=_DATA)
     flip: bool = option(False, "Mirror half of the images at random.", section=_DATA)
+    data_license: str | None = option(None, "Licence and credit of the data, kept in genkit.json.", metavar="TEXT", section=_DATA)
     on_bad_image: str = option("skip", "What to do with a file that cannot be read.", choices=("skip", "fail"), section=_DATA)
 
     arch: str = option("dcgan", "Network layout.", choices=("dcgan",), section=_MODEL)

@@ -1,0 +1,42 @@
+"""What an image engine is: `generate(requests)` yields one `ImageEvent` a request, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genkit.image.noise import latents
+
+__all__ = ["ImageEngine", "ImageEvent", "ImageRequest", "latents"]
+
+
+@dataclass(frozen=True)
+class ImageRequest:
+    """Draw the picture of this seed, 0 <= seed < 2**64."""
+
+    seed: int
+
+
+@dataclass(frozen=True)
+class ImageEvent:
+    """A finished picture.
+
+    Attributes:
+        index: position of its request.
+        seed: the request's seed.
+        pixels: uint8 (H, W, C).
+    """
+
+    index: int
+    seed: int
+    pixels: NDArray[np.uint8]
+
+
+class ImageEngine(Protocol):
+    """Draws requests in batches of its own choosing."""
+
+    def generate(self, requests: Iterable[ImageRequest]) -> Iterator[ImageEvent]: ...

@@ -1,0 +1,36 @@
+"""Randomness as pure functions of (seed, stream, step), from NumPy's Philox.
+
+Philox is counter-based: a key and a counter name a position directly. A draw therefore
+depends on nothing drawn before it, on no device and on no batch, and a resumed run has
+no generator to put back.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Streams of one seed; a picture and a training batch never share one.
+PICTURE, ORDER, FLIP, LATENT, STATISTICS = range(5)
+
+
+def philox(seed: int, stream: int, step: int = 0) -> np.random.Generator:
+    """The generator of `stream` at `step`; each step has 2**192 blocks to itself."""
+    key = np.array([seed, stream], dtype=np.uint64)
+    counter = np.array([0, 0, 0, step], dtype=np.uint64)  # the last word is the highest
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+def latents(seed: int, nz: int) -> NDArray[np.float32]:
+    """The latent vector (nz,) of the picture with this seed, standard normal."""
+    return philox(seed, PICTURE).standard_normal(nz, dtype=np.float32)
+
+
+def batch_latents(seed: int, step: int, n: int, nz: int, stream: int = LATENT) -> NDArray[np.float32]:
+    """The latents (n, nz) of a training step."""
+    return philox(seed, stream, step).standard_normal((n, nz), dtype=np.float32)
+
+
+def seeded_latents(seeds: list[int], nz: int) -> NDArray[np.float32]:
+    """Latents (N, nz), row i from seed i alone."""
+    return np.stack([latents(seed, nz) for seed in seeds])
