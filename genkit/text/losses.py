@@ -1,0 +1,74 @@
+"""Cross-entropy of a language-model head, without the logits of a whole batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+IGNORE = -100  # a target that does not count, as in torch and transformers
+CHUNK_ELEMENTS = 1 << 21  # logits held at a time, 8 MB in fp32
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Mean of -log softmax(hidden @ weight.T)[target] over the targets that are not -100.
+
+    The rows go through in chunks, and a chunk's gradient is taken while its
+    logits are at hand, so that memory does not grow with rows x vocabulary
+    (the idea of Wijmans et al. 2024, "Cut Your Losses", and of Liger Kernel).
+
+    Args:
+        hidden: (N, C).
+        weight: (V, C), the head.
+        targets: (N,) int64.
+
+    Returns:
+        A scalar in fp32; nan when every target is ignored.
+    """
+    if torch.is_autocast_enabled(hidden.device.type):
+        dtype = torch.get_autocast_dtype(hidden.device.type)
+        hidden, weight = hidden.to(dtype), weight.to(dtype)
+    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, torch.is_grad_enabled())
+    return loss
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, with_grad: bool) -> Tensor:
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        count = (targets != IGNORE).sum()
+        grad_hidden = torch.empty_like(hidden) if with_grad else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if with_grad else None
+        rows = max(1, CHUNK_ELEMENTS // weight.shape[0])
+        with torch.autocast(hidden.device.type, enabled=False):
+            for start in range(0, hidden.shape[0], rows):
+                h, y = hidden[start : start + rows], targets[start : start + rows]
+                kept = y != IGNORE
+                y = y.where(kept, 0).unsqueeze(1)  # (R, 1)
+                logits = (h @ weight.T).float()  # (R, V)
+                peak = logits.amax(1, keepdim=True)
+                target_logit = logits.gather(1, y) - peak
+                exp = logits.sub_(peak).exp_()
+                norm = exp.sum(1, keepdim=True)
+                total += (norm.log() - target_logit).squeeze(1).where(kept, 0).sum()
+                if grad_hidden is None or grad_weight is None:
+                    continue
+                # d loss / d logits = (softmax - one-hot) / count, in place of the logits
+                scale = kept.unsqueeze(1) / count
+                grad = exp.mul_(scale / norm).scatter_add_(1, y, -scale).to(h.dtype)
+                torch.mm(grad, weight, out=grad_hidden[start : start + rows])
+                if grad.dtype == torch.float32:
+                    grad_weight.addmm_(grad.T, h)
+                else:
+                    grad_weight += grad.T @ h
+        if grad_hidden is not None and grad_weight is not None:
+            ctx.save_for_backward(grad_hidden, grad_weight.to(weight.dtype))
+        return total / count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return grad_hidden * grad_output, grad_weight * grad_output, None, None

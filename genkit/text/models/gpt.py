@@ -1,0 +1,290 @@
+"""A decoder-only transformer in one module: GPT-2, Llama and Qwen3 are settings of it.
+
+    ids (B, T) -> embed -> n_layer x [norm, attention, norm, mlp] -> norm -> head -> logits (B, T, V)
+
+`state_dict` names are short and the same for every arch; `to_hf_state` and
+`load_hf_state` translate to and from the tensors that `transformers` stores.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from genkit.errors import InputError
+from genkit.text.config import GPTConfig
+from genkit.text.losses import linear_cross_entropy
+
+MAX_PARAMETERS = 1 << 36
+INIT_STD = 0.02
+
+
+class KVCache:
+    """Keys and values of the tokens so far, in memory that is allocated once.
+
+    Row b holds `lengths[b]` tokens in slots 0 .. lengths[b] - 1, so a token's
+    slot is its position. Prompts of different lengths are padded on the right;
+    set `lengths` to the true ones after the prompt's forward pass, and the next
+    tokens overwrite the padding.
+
+    Attributes:
+        keys, values: (n_layer, B, n_kv_head, capacity, head_dim).
+        lengths: (B,) int64, tokens in each row.
+        used: no row holds more tokens than this.
+    """
+
+    def __init__(
+        self,
+        config: GPTConfig,
+        rows: int,
+        capacity: int,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        shape = (config.n_layer, rows, config.n_kv_head, capacity, config.head_dim)
+        self.keys = torch.zeros(shape, device=device, dtype=dtype)
+        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self.lengths = torch.zeros(rows, device=device, dtype=torch.int64)
+        self.used = 0
+
+    @staticmethod
+    def row_bytes(config: GPTConfig, capacity: int, dtype: torch.dtype = torch.float32) -> int:
+        """Memory of one row."""
+        return 2 * config.n_layer * config.n_kv_head * capacity * config.head_dim * dtype.itemsize
+
+    @property
+    def capacity(self) -> int:
+        return self.keys.shape[3]
+
+    def store(self, layer: int, positions: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Write k, v (B, n_kv, T, hd) at `positions` (B, T); return all slots up to the last one used."""
+        rows = torch.arange(positions.shape[0], device=positions.device).unsqueeze(1)
+        self.keys[layer][rows, :, positions] = k.transpose(1, 2).to(self.keys.dtype)
+        self.values[layer][rows, :, positions] = v.transpose(1, 2).to(self.values.dtype)
+        stop = self.used + positions.shape[1]
+        return self.keys[layer, :, :, :stop], self.values[layer, :, :, :stop]
+
+    def advance(self, tokens: int) -> None:
+        """Count `tokens` more in every row."""
+        self.lengths = self.lengths + tokens
+        self.used += tokens
+
+    def select(self, rows: Tensor) -> None:
+        """Keep `rows` (R,), in that order; a row may be taken several times."""
+        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+        self.lengths = self.lengths[rows]
+        self.used = int(self.lengths.max()) if len(rows) else 0
+
+
+def rope_table(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of rotary position embeddings (Su et al. 2021).
+
+    Args:
+        positions: (..., T) token positions.
+
+    Returns:
+        Two fp32 tensors (..., T, 1, head_dim / 2), to broadcast over heads.
+    """
+    exponents = torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim
+    angles = positions.unsqueeze(-1).float() * (1.0 / theta**exponents)
+    return angles.cos().unsqueeze(-2), angles.sin().unsqueeze(-2)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate the pairs (i, i + head_dim / 2) of x (B, T, heads, head_dim)."""
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+
+
+class Attention(nn.Module):
+    """Causal self-attention; fewer key-value heads than heads share them in groups."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        bias = config.arch == "gpt2"
+        self.head_dim = config.head_dim
+        self.grouped = config.n_kv_head != config.n_head
+        self.q = nn.Linear(config.n_embd, config.n_head * config.head_dim, bias=bias)
+        self.k = nn.Linear(config.n_embd, config.n_kv_head * config.head_dim, bias=bias)
+        self.v = nn.Linear(config.n_embd, config.n_kv_head * config.head_dim, bias=bias)
+        self.o = nn.Linear(config.n_head * config.head_dim, config.n_embd, bias=bias)
+        if config.arch == "qwen3":
+            self.q_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps)
+            self.k_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps)
+        else:
+            self.q_norm = self.k_norm = None
+
+    def forward(
+        self,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor] | None,
+        cache: KVCache | None,
+        layer: int,
+        positions: Tensor,
+        mask: Tensor | None,
+    ) -> Tensor:
+        B, T, _ = x.shape
+        q = self.q(x).view(B, T, -1, self.head_dim)  # (B, T, n_head, hd)
+        k = self.k(x).view(B, T, -1, self.head_dim)  # (B, T, n_kv, hd)
+        v = self.v(x).view(B, T, -1, self.head_dim)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if rope is not None:
+            q, k = rotate(q, *rope), rotate(k, *rope)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, heads, T, hd)
+        if cache is not None:
+            all_k, all_v = cache.store(layer, positions, k, v)
+            if mask is not None:
+                k, v = all_k.to(q.dtype), all_v.to(q.dtype)  # (B, n_kv, S, hd)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=self.grouped)
+        return self.o(y.transpose(1, 2).reshape(B, T, -1))
+
+
+class MLP(nn.Module):
+    """GELU (gpt2) or SwiGLU (Shazeer 2020)."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        bias = config.arch == "gpt2"
+        self.gate = None if config.arch == "gpt2" else nn.Linear(config.n_embd, config.n_inner, bias=False)
+        self.up = nn.Linear(config.n_embd, config.n_inner, bias=bias)
+        self.down = nn.Linear(config.n_inner, config.n_embd, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.gate is None:
+            return self.down(F.gelu(self.up(x), approximate="tanh"))
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+def _norm(config: GPTConfig) -> nn.Module:
+    kind = nn.LayerNorm if config.arch == "gpt2" else nn.RMSNorm
+    return kind(config.n_embd, eps=config.norm_eps)
+
+
+class Block(nn.Module):
+    """Pre-norm residual block. Dropout acts on the two branches (and on the embedding)."""
+
+    def __init__(self, config: GPTConfig, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = _norm(config)
+        self.attn = Attention(config)
+        self.norm2 = _norm(config)
+        self.mlp = MLP(config)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, *context: object) -> Tensor:
+        x = x + self.drop(self.attn(self.norm1(x), *context))
+        return x + self.drop(self.mlp(self.norm2(x)))
+
+
+class GPT(nn.Module):
+    """The model.
+
+    Weights are drawn N(0, 0.02); projections back into the residual stream start
+    at zero, or, in gpt2, at 0.02 / sqrt(2 n_layer). On `torch.device("meta")`
+    nothing is allocated or drawn.
+
+    Raises:
+        InputError: the config asks for more than 2^36 parameters.
+    """
+
+    def __init__(self, config: GPTConfig, dropout: float = 0.0) -> None:
+        super().__init__()
+        if (size := count_parameters(config)) > MAX_PARAMETERS or config.n_layer > 4096:
+            raise InputError(f"model config: {config.n_layer} layers, {size:,} parameters are beyond what genkit builds")
+        self.config = config
+        self.embed = nn.Embedding(config.vocab_size, config.n_embd)
+        self.positions = nn.Embedding(config.block_size, config.n_embd) if config.arch == "gpt2" else None
+        self.drop = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(Block(config, dropout) for _ in range(config.n_layer))
+        self.norm = _norm(config)
+        self.head = None if config.tie_embeddings else nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        if not self.embed.weight.is_meta:
+            self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the weights anew from torch's global generator."""
+        residual = INIT_STD / math.sqrt(2 * self.config.n_layer) if self.config.arch == "gpt2" else 0.0
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(0.0, residual if name.endswith(("attn.o.weight", "mlp.down.weight")) else INIT_STD)
+            else:
+                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+
+    def forward(self, ids: Tensor, cache: KVCache | None = None, targets: Tensor | None = None) -> Tensor:
+        """Logits (B, T, V) of the next token after each of `ids` (B, T); with `targets`, the `loss`.
+
+        One entry for both, because DistributedDataParallel sees `forward` alone.
+        """
+        hidden = self.hidden(ids, cache)
+        if targets is None:
+            return self.logits(hidden)
+        return linear_cross_entropy(hidden.flatten(0, 1), self.head_weight, targets.flatten())
+
+    def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy in nats of `targets` (B, T), ids shifted by one; -100 does not count."""
+        loss: Tensor = self(ids, targets=targets)
+        return loss
+
+    def hidden(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Final normalised states (B, T, C); with a cache, `ids` continue what it holds.
+
+        Raises:
+            InputError: more tokens than the context or the cache holds.
+        """
+        T, past = ids.shape[1], cache.used if cache is not None else 0
+        room = min(self.config.block_size, cache.capacity) if cache is not None else self.config.block_size
+        if past + T > room:
+            raise InputError(f"{past + T} tokens do not fit a context of {room}")
+        positions = torch.arange(T, device=ids.device)
+        mask = None
+        if cache is not None:
+            positions = cache.lengths.unsqueeze(1) + positions  # (B, T)
+            if past:
+                slots = torch.arange(past + T, device=ids.device)
+                mask = slots <= positions[:, None, :, None]  # (B, 1, T, S)
+        x = self.embed(ids)
+        rope = None
+        if self.positions is not None:
+            x = x + self.positions(positions)
+        else:
+            rope = rope_table(positions, self.config.head_dim, self.config.rope_theta)
+        x = self.drop(x)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, rope, cache, layer, positions, mask)
+        if cache is not None:
+            cache.advance(T)
+        normed: Tensor = self.norm(x)
+        return normed
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores (..., V) of every token from states (..., C)."""
+        return F.linear(hidden, self.head_weight)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """(V, C); the embedding when it is tied."""
+        return self.embed.weight if self.head is None else self.head.weight
+
+    def num_parameters(self) -> int:
+        """Trainable numbers; a tied head counts once."""
+        return sum(p.numel() for p in self.parameters())
+
+
+def count_parameters(config: GPTConfig) -> int:
+    """`GPT(config).num_parameters()` without building it."""
+    c, inner = config.n_embd, config.n_inner
+    q, kv = config.n_head * config.head_dim, config.n_kv_head * config.head_dim
+    attention = 2 * c * q + 2 * c * kv
+    embeddings = config.vocab_size * c * (1 if config.tie_embeddings else 2)
+    if config.arch == "gpt2":
+        block = attention + 4 * c + 2 * c * inner + inner + c + 4 * c  # matrices, biases, two LayerNorms
+        return embeddings + config.block_size * c + config.n_layer * block + 2 * c
+    block = attention + 3 * c * inner + 2 * c + (2 * config.head_dim if config.arch == "qwen3" else 0)
+    return embeddings + config.n_layer * block + c
