@@ -42,6 +42,8 @@ class GPTConfig:
         for name, value in {**sizes, "head_dim": self.head_dim}.items():
             if not isinstance(value, int) or not 0 < value <= 1 << 24:
                 raise InputError(f"model config: {name} is {value!r}, not a size from 1 to {1 << 24}")
+        if self.n_layer > 1024:
+            raise InputError(f"model config: n_layer is {self.n_layer}, more than 1024")
         if self.arch not in ARCHITECTURES:
             raise InputError(f"model config: arch {self.arch!r} is not one of {', '.join(ARCHITECTURES)}")
         if self.n_head % self.n_kv_head:
@@ -159,24 +161,26 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 }
 
 
+HEAD_DIM = 64
+
+
 @dataclass(frozen=True)
 class Preset:
-    """A model size: layers, width, heads, feed-forward width, context."""
+    """A model size: layers, width, context. Heads are `HEAD_DIM` wide."""
 
     n_layer: int
     n_embd: int
-    n_head: int
-    n_inner: int
     block_size: int
 
 
 PRESETS = {
-    "tiny": Preset(4, 128, 2, 352, 128),
-    "nano": Preset(6, 256, 4, 704, 256),
-    "baby": Preset(6, 384, 6, 1024, 256),
-    "mini": Preset(8, 512, 8, 1408, 512),
-    "small": Preset(12, 768, 12, 2048, 1024),
+    "tiny": Preset(4, 128, 128),
+    "nano": Preset(6, 256, 256),
+    "baby": Preset(6, 384, 256),
+    "mini": Preset(8, 512, 512),
+    "small": Preset(12, 768, 1024),
 }
+
 
 _SAMPLING, _MODEL, _DATA = "Sampling", "Model", "Data"
 _OPTIMISATION, _BUDGET, _RUN = "Optimisation", "Budget", "Run"
@@ -219,6 +223,7 @@ class TextTrainConfig(Config):
     val_fraction: float = option(0.05, "Share of --data held out for validation.", min=0, below=1, section=_DATA)
     tokenizer: str = option("auto", "auto, char, bpe, or a tokenizer.json. auto: char up to 2 MB of text, else bpe.", metavar="KIND|FILE", section=_DATA)
     vocab_size: int = option(4096, "Vocabulary that bpe aims at.", min=258, max=1 << 20, section=_DATA)
+    data_license: str | None = option(None, "Licence and credit of the data, kept in genkit.json.", metavar="TEXT", section=_DATA)
     encoding_errors: str = option("strict", "What to do with bytes that are not UTF-8.", choices=("strict", "replace"), section=_DATA)
 
     arch: str = option("qwen3", "Block layout.", choices=ARCHITECTURES, section=_MODEL)

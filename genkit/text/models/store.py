@@ -1,0 +1,68 @@
+"""A text model on disk: the directory that `transformers` reads, and genkit too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genkit.errors import InputError
+from genkit.files import read_json
+from genkit.text.config import GPTConfig
+from genkit.text.models.gpt import GPT, load_hf_state, to_hf_state
+from genkit.training.weights import load_tensors
+
+CONFIG, WEIGHTS, INDEX, GENERATION = (
+    "config.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "generation_config.json",
+)
+
+
+def read_config(folder: Path) -> GPTConfig:
+    """The shape of the model in `folder`.
+
+    Raises:
+        InputError: no `config.json`, or one of a model that genkit does not build.
+    """
+    return GPTConfig.from_hf(read_json(folder / CONFIG))
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Tensors of `model.safetensors`, or of the shards that the index names.
+
+    Raises:
+        InputError: missing, corrupt or unsafe files.
+    """
+    if (folder / WEIGHTS).exists() or not (folder / INDEX).exists():
+        return load_tensors(folder / WEIGHTS)
+    shards = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(s, str) and Path(s).name == s for s in shards.values()):
+        raise InputError(f"{folder / INDEX}: weight_map must name files of the same folder")
+    return {name: t for shard in sorted(set(shards.values())) for name, t in load_tensors(folder / shard).items()}
+
+
+def load_model(folder: Path, *, dropout: float = 0.0) -> GPT:
+    """Build the model in `folder` and load its weights, on the CPU in fp32.
+
+    Raises:
+        InputError: as `read_config` and `read_weights`, or tensors that do not fit the shape.
+    """
+    config, tensors = read_config(folder), read_weights(folder)
+    with torch.device("meta"):
+        claimed = GPT(config).num_parameters()
+    held = sum(t.numel() for t in tensors.values())
+    if claimed > 2 * held:  # before the memory for it is asked for
+        raise InputError(f"{folder}: config.json speaks of {claimed:,} parameters, the weights hold {held:,}")
+    model = GPT(config, dropout)
+    load_hf_state(model, tensors)
+    return model
+
+
+def model_files(model: GPT, generation: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
+    """`config.json`, `generation_config.json` and the tensors of `model.safetensors`."""
+    ids = {"bos_token_id": model.config.bos_id, "eos_token_id": model.config.eos_id}
+    return model.config.to_hf(), {**ids, **generation}, to_hf_state(model)

@@ -1,0 +1,159 @@
+"""Parameter groups, Muon, and the averaged generator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+# Quintic Newton-Schulz coefficients with the steepest slope at zero (Jordan et al. 2024).
+_NS = (3.4445, -4.7750, 2.0315)
+
+
+def orthogonalize(update: Tensor, steps: int = 5) -> Tensor:
+    """Nearest semi-orthogonal matrix, about, by Newton-Schulz iteration.
+
+    Args:
+        update: (R, C) matrix of any scale.
+        steps: iterations; five bring singular values into about [0.7, 1.2].
+
+    Source: Keller Jordan et al., "Muon: an optimizer for hidden layers", 2024.
+    """
+    # bf16 is exact enough, and fast on accelerators; CPUs are faster in fp32
+    x = update.bfloat16() if update.is_cuda else update.float()
+    x = x / (x.norm() + 1e-7)
+    wide = x if x.size(0) <= x.size(1) else x.T
+    a, b, c = _NS
+    for _ in range(steps):
+        gram = wide @ wide.T  # (R, R)
+        wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
+    return (wide if x.size(0) <= x.size(1) else wide.T).to(update.dtype)
+
+
+class Muon(Optimizer):
+    """Momentum, orthogonalised: for the 2-D matrices inside a network.
+
+    Args:
+        params: matrices (R, C); embeddings and heads belong to AdamW.
+        lr: step size; an update has spectral norm of about 1 times sqrt(max(1, R/C)).
+        momentum: Nesterov momentum.
+        weight_decay: decoupled, scaled by lr.
+
+    Source: Keller Jordan et al. 2024. `torch.optim.Muon` always iterates in bf16,
+    which is several times slower on a CPU.
+    """
+
+    def __init__(
+        self, params: Iterable[Any], lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.0
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state["momentum"] = torch.zeros_like(p)
+                state["momentum"].lerp_(p.grad, 1 - group["momentum"])
+                update = orthogonalize(p.grad.lerp(state["momentum"], group["momentum"]))
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(update, alpha=-group["lr"] * max(1.0, p.size(0) / p.size(1)) ** 0.5)
+        return loss
+
+
+def text_optimizers(
+    model: nn.Module,
+    *,
+    optimizer: str,
+    lr: float,
+    muon_lr: float,
+    weight_decay: float,
+    betas: tuple[float, float],
+) -> dict[str, Optimizer]:
+    """AdamW for all of a GPT, or Muon for its hidden matrices and AdamW for the rest.
+
+    Matrices decay; norms, biases and embeddings do not. Every group remembers its
+    `peak_lr` for `set_lr`.
+    """
+    hidden, tables, vectors = [], [], []
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    for name, p in model.named_parameters():
+        if p.ndim < 2:
+            vectors.append(p)
+        elif id(p) in embeddings or "lm_head" in name:
+            tables.append(p)
+        else:
+            hidden.append(p)
+    adam_matrices = [] if optimizer == "muon" else hidden
+    groups = [
+        {"params": adam_matrices, "weight_decay": weight_decay},
+        {"params": tables + vectors, "weight_decay": 0.0},
+    ]
+    fused = next(model.parameters()).device.type in ("cpu", "cuda")
+    found: dict[str, Optimizer] = {
+        "adamw": AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, eps=1e-8, fused=fused)
+    }
+    if optimizer == "muon":
+        found["muon"] = Muon(hidden, lr=muon_lr, weight_decay=weight_decay)
+    for each in found.values():
+        for group in each.param_groups:
+            group["peak_lr"] = group["lr"]
+    return found
+
+
+def set_lr(optimizers: Mapping[str, Optimizer], scale: float) -> None:
+    """Set every group to `scale` times its peak."""
+    for optimizer in optimizers.values():
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * scale
+
+
+def ema_decay(half_life: float, batch: int, seen: int) -> float:
+    """Decay of an average over `half_life` images, after `seen` images, at `batch` a step.
+
+    The half-life is at most a twentieth of what was seen, so that early in a run
+    the average follows instead of remembering the random start (Karras et al. 2020).
+    """
+    ramped = min(half_life, seen * 0.05)
+    return 0.5 ** (batch / ramped) if ramped > 0 else 0.0
+
+
+@torch.no_grad()
+def update_ema(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """Move the average's parameters towards the model's; copy the buffers."""
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+    for kept, current in zip(average.buffers(), model.buffers(), strict=True):
+        kept.copy_(current)
+
+
+def step_optimizers(
+    optimizers: Mapping[str, Optimizer],
+    parameters: Iterable[Tensor],
+    *,
+    scaler: torch.amp.GradScaler | None,
+    clip: float,
+) -> None:
+    """Clip the gradient norm (0: do not), step every optimizer, clear the gradients."""
+    for optimizer in optimizers.values():
+        if scaler is not None:
+            scaler.unscale_(optimizer)
+    if clip > 0:
+        nn.utils.clip_grad_norm_(parameters, clip)
+    for optimizer in optimizers.values():
+        if scaler is not None:
+            scaler.step(optimizer)
+        else:
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    if scaler is not None:
+        scaler.update()

@@ -1,0 +1,78 @@
+"""`genkit.json`: where a model comes from. Written by training, read by everyone."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from genkit import __version__
+from genkit.errors import UsageError
+from genkit.files import read_json
+from genkit.runtime.device import Placement
+
+RECORD = "genkit.json"
+
+
+def run_record(
+    *,
+    kind: str,
+    config: Mapping[str, Any],
+    data: Mapping[str, Any],
+    placement: Placement,
+    unit: str,
+    seen: int = 0,
+    steps: int = 0,
+    seconds: float = 0.0,
+    metrics: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """The contents of `genkit.json`.
+
+    Args:
+        kind: "text" or "image".
+        config: every setting of the training run.
+        data: what is known of the data: fingerprint, counts, licence.
+        unit, seen: "tokens" or "images", and how many were trained on.
+        seconds: wall time, all resumed runs together.
+    """
+    return {
+        "genkit_version": __version__,
+        "kind": kind,
+        "config": dict(config),
+        "data": dict(data),
+        "trained": {unit: seen, "steps": steps, "seconds": round(seconds, 1)},
+        "hardware": {
+            "device": placement.device,
+            "precision": placement.precision,
+            "machine": platform.machine(),
+            "system": platform.system(),
+        },
+        "metrics": dict(metrics or {}),
+    }
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of a model or run.
+
+    Raises:
+        InputError: there is none, or it cannot be read.
+    """
+    return read_json(folder / RECORD)
+
+
+def check_unchanged(saved: Mapping[str, Any], now: Mapping[str, Any], free: Collection[str]) -> None:
+    """A resumed run keeps its settings, except those in `free`.
+
+    Raises:
+        UsageError: names the first setting that differs.
+    """
+    for name, value in now.items():
+        before = saved.get(name, value)
+        before = tuple(before) if isinstance(before, list) else before
+        if name not in free and before != value:
+            flag = "--" + name.replace("_", "-")
+            raise UsageError(
+                f"{flag} was {before!r} when this run began, not {value!r}",
+                f"leave {flag} out to resume, or start anew with another --out or --force",
+            )

@@ -1,0 +1,82 @@
+"""How long a run is, and what the learning rate does on the way.
+
+A run is measured in one of three ways: optimiser steps, units of data (tokens or
+images) or wall time. Everything that unfolds over a run (warm-up, cool-down,
+intervals) is a function of the fraction done, so that it fits any of the three.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from genkit.errors import UsageError
+
+DEFAULT_SECONDS = 600.0
+TIMES_A_RUN = 20
+LONGEST_GAP = 300.0  # seconds between two checkpoints of a run measured in wall time
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Exactly one of `steps`, `units` and `seconds` ends the run; ten minutes if none is given."""
+
+    seconds: float | None = None
+    steps: int | None = None
+    units: int | None = None
+
+    @classmethod
+    def of(cls, *, budget: float | None, steps: int | None, units: int | None, unit: str) -> Budget:
+        """The budget that the flags ask for.
+
+        Raises:
+            UsageError: more than one of them is given.
+        """
+        given = {"--budget": budget, "--steps": steps, f"--{unit}": units}
+        named = [flag for flag, value in given.items() if value is not None]
+        if len(named) > 1:
+            raise UsageError(f"{' and '.join(named)} both say when to stop", "give one of them")
+        return cls(seconds=None if named and budget is None else budget or DEFAULT_SECONDS, steps=steps, units=units)
+
+    def fraction(self, step: int, seen: int, elapsed: float) -> float:
+        """Share of the run that is done, from 0 to 1."""
+        if self.steps is not None:
+            return min(1.0, step / self.steps)
+        if self.units is not None:
+            return min(1.0, seen / self.units)
+        assert self.seconds is not None
+        return min(1.0, elapsed / self.seconds)
+
+    def intervals(self) -> int:
+        """How often in a run to evaluate, sample and save, where no interval is given."""
+        if self.seconds is None:
+            return TIMES_A_RUN
+        return max(TIMES_A_RUN, math.ceil(self.seconds / LONGEST_GAP))
+
+
+def lr_scale(schedule: str, fraction: float, *, warmup: float, cooldown: float, floor: float = 0.0) -> float:
+    """Learning rate at `fraction` of the run, as a share of its peak.
+
+    `wsd` is warm-up, stable, linear decay (Hu et al. 2024); `cosine` decays from
+    the end of the warm-up on (Loshchilov and Hutter 2017); `linear` is `wsd`.
+    """
+    if fraction < warmup:
+        # never zero: the first step must move
+        return max(fraction / warmup, 0.01)
+    if schedule == "constant":
+        return 1.0
+    if schedule == "cosine":
+        done = (fraction - warmup) / max(1e-12, 1 - warmup)
+        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    left = (1 - fraction) / cooldown if cooldown > 0 else 1.0
+    return floor + (1 - floor) * min(1.0, max(0.0, left))
+
+
+def due(step: int, interval: int | None, before: float, after: float, times: int = TIMES_A_RUN) -> bool:
+    """True every `interval` steps, or `times` times a run when there is no interval.
+
+    `before` and `after` are the fractions done before and after step number `step`.
+    """
+    if interval is not None:
+        return step % interval == 0
+    return math.floor(before * times) < math.floor(after * times)
