@@ -112,6 +112,8 @@ class GANTrainConfig(Config):
     data_license: str | None = option(None, "Licence and credit of the data, kept in genkit.json.", metavar="TEXT", section=_DATA)
     on_bad_image: str = option("skip", "What to do with a file that cannot be read.", choices=("skip", "fail"), section=_DATA)
 
+    data_license: str | None = option(None, "Licence and credit of the images, kept in genkit.json.", metavar="TEXT", section=_DATA)
+
     arch: str = option("dcgan", "Network layout.", choices=("dcgan",), section=_MODEL)
     nz: int = option(100, "Length of the latent vector.", min=1, max=4096, section=_MODEL)
     ngf: int = option(64, "Filters of the generator's last stage.", min=1, max=1024, section=_MODEL)
@@ -124,7 +126,7 @@ class GANTrainConfig(Config):
 
     loss: str = option("bce", "bce: non-saturating logistic loss (Goodfellow et al. 2014). hinge: Lim and Ye 2017.", choices=("bce", "hinge"), section=_OPTIMISATION)
     regularizer: str = option("none", "r1: gradient penalty on real images (Mescheder et al. 2018).", choices=("none", "r1"), section=_OPTIMISATION)
-    gamma: float = option(1.0, "Weight of the regulariser.", min=0, max=10_000, section=_OPTIMISATION)
+    gamma: float = option(1.0, "Weight of the regulariser; a lazy pass counts for all the steps it stands for.", min=0, max=10_000, section=_OPTIMISATION)
     reg_interval: int = option(16, "Steps between regulariser passes (lazy regularisation).", min=1, max=1000, section=_OPTIMISATION)
     batch_size: int = option(64, "Real images a step.", min=2, max=1 << 16, section=_OPTIMISATION)
     lr: float = option(2e-4, "Learning rate of the generator.", above=0, max=1, section=_OPTIMISATION)
@@ -148,3 +150,8 @@ class GANTrainConfig(Config):
             raise UsageError(f"--size {self.size} is not one of {', '.join(map(str, SIZES))}")
         if self.channels not in (1, 3):
             raise UsageError(f"--channels {self.channels} is not 1 or 3")
+        if self.regularizer == "r1" and self.d_norm == "batch":
+            raise UsageError(
+                "--regularizer r1 needs logits that depend on one image each, and --d-norm batch mixes them",
+                "add --d-norm none or --d-norm spectral",
+            )

@@ -8,6 +8,7 @@ one stage away at the wide end, 128 and 256 add one and two.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -94,7 +95,7 @@ def init_weights(layer: nn.Module) -> None:
 
 
 @torch.no_grad()
-def reestimate_batch_norm(generator: nn.Module, batches: list[Tensor]) -> None:
+def reestimate_batch_norm(generator: nn.Module, batches: Iterable[Tensor]) -> None:
     """Set the batch-norm statistics to those of `generator`'s own weights.
 
     An averaged generator inherits statistics that belong to other weights. Here they

@@ -1,0 +1,80 @@
+"""One image file to one square of uint8 pixels."""
+
+from __future__ import annotations
+
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+# Pillow reads dozens of formats; those with a history of hostile files are never tried.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+TRANSPARENT = ("LA", "PA", "RGBA", "La", "RGBa")
+MAX_PIXELS = 89_478_485  # a quarter of a gigabyte of RGB, where Pillow begins to warn
+
+
+def decode(file: BinaryIO, size: int, channels: int, fit: str) -> NDArray[np.uint8]:
+    """Read the first frame of an image, upright, opaque and square.
+
+    Args:
+        file: a seekable binary file.
+        size: side in pixels.
+        channels: 1 grey, 3 RGB.
+        fit: `crop` the centre, `pad` with white, or `stretch`.
+
+    Returns:
+        uint8 (size, size, channels).
+
+    Raises:
+        Exception: whatever Pillow raises for a file that it cannot read; ValueError for
+            more than `MAX_PIXELS` and for pixel types with no agreed range.
+    """
+    with Image.open(file, formats=FORMATS) as image:
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise ValueError(f"{width}x{height} pixels are more than {MAX_PIXELS:,}")
+        if fit != "stretch":
+            image.draft(None, (2 * size, 2 * size))  # large JPEGs: decode at a fraction, still finer than needed
+        upright = ImageOps.exif_transpose(image)
+        square = to_square(to_8_bit(upright), size, fit)
+        pixels = np.asarray(square.convert("L" if channels == 1 else "RGB"))
+    return pixels.reshape(size, size, channels)
+
+
+def to_8_bit(image: Image.Image) -> Image.Image:
+    """Any Pillow mode to L or RGB: 16 bits scaled, transparency laid on white."""
+    if image.mode.startswith(("I", "F")):
+        return Image.fromarray(scale_to_8_bit(np.asarray(image)))
+    if image.mode in TRANSPARENT or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image if image.mode == "L" else image.convert("RGB")
+
+
+def scale_to_8_bit(values: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """Grey values (H, W) of 16 bits, or floats in [0, 1], to uint8.
+
+    Raises:
+        ValueError: values outside of these ranges.
+    """
+    top = 1.0 if values.dtype.kind == "f" else 65535.0
+    if not (values.min() >= 0 and values.max() <= top):
+        raise ValueError(f"grey values from {values.min()} to {values.max()} are not within 0..{top:g}")
+    return np.rint(values.astype(np.float64) * (255 / top)).astype(np.uint8)
+
+
+def to_square(image: Image.Image, size: int, fit: str) -> Image.Image:
+    """Resize with an antialiasing (Lanczos) filter to size x size."""
+    width, height = image.size
+    if fit == "stretch":
+        return image.resize((size, size), Image.Resampling.LANCZOS)
+    if fit == "pad":
+        scale = size / max(width, height)
+        inner = (max(1, round(width * scale)), max(1, round(height * scale)))
+        square = Image.new(image.mode, (size, size), "white")
+        square.paste(image.resize(inner, Image.Resampling.LANCZOS), ((size - inner[0]) // 2, (size - inner[1]) // 2))
+        return square
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    return image.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
