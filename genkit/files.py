@@ -198,7 +198,7 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         InputError: missing, not a regular file, over 16 MB, or not a JSON object.
     """
-    with input_errors(path), _open_regular(path) as file:
+    with input_errors(path), open_regular(path) as file:
         data = file.read(MAX_JSON + 1)
     if len(data) > MAX_JSON:
         raise InputError(f"{os.fspath(path)} is over {MAX_JSON >> 20} MB, which no settings file is")
@@ -217,11 +217,11 @@ def sha256(path: str | os.PathLike[str]) -> str:
     Raises:
         InputError: missing or unreadable.
     """
-    with input_errors(path), _open_regular(path) as file:
+    with input_errors(path), open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """Open for reading, without waiting for ever on a pipe."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise InputError(f"{os.fspath(path)} is not a file")
@@ -238,7 +238,7 @@ def check_safetensors(path: str | os.PathLike[str]) -> dict[str, Any]:
         InputError: missing, another format, truncated, or a header that does not
             describe the file exactly.
     """
-    with input_errors(path), _open_regular(path) as file:
+    with input_errors(path), open_regular(path) as file:
         return read_header(file, path)[0]
 
 

@@ -1,0 +1,218 @@
+"""Runtime: device, precision, ranks, seeds and compilation for torch code.
+
+The rest of genkit asks this object and never the environment, so a training loop
+reads the same on a CPU, on a GPU and under `torchrun -m genkit`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import random
+import warnings
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from genkit.errors import ResourceError, UsageError
+from genkit.runtime.device import Placement, cpu_count
+
+_T = TypeVar("_T", bound=Callable[..., Any])
+_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_BACKENDS = {"cpu": "gloo", "cuda": "nccl", "xpu": "xccl"}
+
+
+class Runtime:
+    """What a `Placement` means for torch; a context manager.
+
+    Entering seeds every global generator, sets threads and TF32, and joins the
+    process group under torchrun; leaving restores them.
+
+    Attributes:
+        device: where tensors go; under torchrun each rank's own GPU.
+        dtype: what matrix products compute in; parameters stay float32.
+        scaler: gradient scaler of fp16, else None.
+        rank, world_size: 0 and 1 without torchrun.
+
+    Raises:
+        ResourceError: torch cannot use the device.
+    """
+
+    def __init__(self, placement: Placement, seed: int = 0) -> None:
+        self.placement = placement
+        self.seed = seed
+        self.rank = _from_environment("RANK", 0)
+        self.world_size = _from_environment("WORLD_SIZE", 1)
+        self.device = _torch_device(placement, self.world_size)
+        self.dtype = _DTYPES[placement.precision]
+        fp16 = placement.precision == "fp16"
+        self.scaler = torch.amp.GradScaler(self.device.type) if fp16 else None
+        self._undo = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as undo:  # undone at once when a later step fails
+            undo.enter_context(_threads(self.device))
+            undo.enter_context(_tf32(self.placement.precision == "tf32"))
+            undo.enter_context(_seeded(derive_seed(self.seed, f"rank {self.rank}")))
+            if self.device.type == "cuda":
+                torch.cuda.set_device(self.device)
+            if self.world_size > 1:
+                dist.init_process_group(_BACKENDS.get(self.device.type, "gloo"))
+                undo.callback(dist.destroy_process_group)
+            self._undo = undo.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._undo.close()
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes files and talks to the user."""
+        return self.rank == 0
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Context for forward passes: mixed precision in bf16 and fp16, else nothing."""
+        if self.dtype is torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+    def compile(self, function: _T, enabled: bool) -> _T:
+        """Compile a function, or a module in place; where the machine cannot, warn and leave it."""
+        if not enabled:
+            return function
+        if problem := _compiler_problem(self.device):
+            warnings.warn(f"torch.compile does not work here, going on without it: {problem}", stacklevel=2)
+            return function
+        if isinstance(function, nn.Module):
+            function.compile()  # in place: the names of its parameters stay
+            return function
+        return torch.compile(function)  # type: ignore[return-value]
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """Average gradients over ranks (DistributedDataParallel); the module itself on one rank."""
+        if self.world_size == 1:
+            return module
+        return nn.parallel.DistributedDataParallel(
+            module, device_ids=[self.device.index] if self.device.type == "cuda" else None
+        )
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """Mean over ranks, on every rank."""
+        if self.world_size == 1:
+            return tensor
+        total = tensor.detach().clone()
+        dist.all_reduce(total)
+        return total / self.world_size
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    def generator(self, name: str, *, device: str | torch.device = "cpu") -> torch.Generator:
+        """A random stream of its own, set by the run's seed and this name; equal on every rank."""
+        return torch.Generator(device).manual_seed(derive_seed(self.seed, name))
+
+    def synchronize(self) -> None:
+        """Wait for the device to finish, before reading a clock."""
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).synchronize()
+
+
+def derive_seed(seed: int, name: str) -> int:
+    """A 63-bit seed from SHA-256, so that near seeds and names give unrelated streams."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "little") >> 1
+
+
+@contextlib.contextmanager
+def memory_guard(remedy: str) -> Iterator[None]:
+    """Turn running out of memory into a ResourceError whose hint is `remedy`."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise ResourceError("out of memory", remedy) from error
+    except RuntimeError as error:
+        text = str(error).lower()
+        if "can't allocate memory" not in text and "out of memory" not in text and "not enough memory" not in text:
+            raise
+        raise ResourceError("out of memory", remedy) from error
+
+
+def _from_environment(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    if not text.isdecimal():
+        raise UsageError(f"{name}={text!r} is not a number", "start several ranks with torchrun, or unset it")
+    return int(text)
+
+
+def _torch_device(placement: Placement, world_size: int) -> torch.device:
+    device = torch.device(placement.device)
+    if device.type == "cpu":
+        return device
+    if world_size > 1 and device.type != "mps":
+        device = torch.device(device.type, _from_environment("LOCAL_RANK", 0))
+    module = torch.get_device_module(device)
+    count = module.device_count() if module.is_available() else 0
+    if (device.index or 0) >= count:
+        raise ResourceError(
+            f"torch {torch.__version__} cannot use {device}: it sees {count} such devices",
+            "use --device cpu, or install a torch built for this machine",
+        )
+    return device
+
+
+@contextlib.contextmanager
+def _threads(device: torch.device) -> Iterator[None]:
+    """No more threads than cores this process may use; OMP_NUM_THREADS wins."""
+    before = torch.get_num_threads()
+    if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(before, cpu_count()))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _tf32(enabled: bool) -> Iterator[None]:
+    """TF32 in matrix products and convolutions; off by default, although cuDNN's default is on."""
+    matmul, convolution = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if enabled else "highest")
+    torch.backends.cudnn.allow_tf32 = enabled
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(matmul)
+        torch.backends.cudnn.allow_tf32 = convolution
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed Python, NumPy and torch; put the CPU states back at the end."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed & 0xFFFF_FFFF)
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
+
+
+def _compiler_problem(device: torch.device) -> str | None:
+    """Compile one addition, because a missing compiler shows only at the first call."""
+    try:
+        torch.compile(torch.add)(torch.ones(2, device=device), 1)
+    except Exception as error:  # noqa: BLE001 - whatever a compiler tool chain raises
+        return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+    return None

@@ -1,0 +1,150 @@
+"""Tensors on disk: the safetensors format, written and read as a stream.
+
+The file is byte for byte what `safetensors.torch.save` gives, but it is hashed
+while it passes and never held in memory twice, and it goes through
+`genkit.files`, so it is durable and has the permissions of the umask.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor, nn
+
+from genkit import files
+from genkit.errors import InputError
+
+_TORCH = {
+    "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8,
+    "F8_E5M2": torch.float8_e5m2, "F8_E4M3": torch.float8_e4m3fn,
+    "I16": torch.int16, "U16": torch.uint16, "F16": torch.float16, "BF16": torch.bfloat16,
+    "I32": torch.int32, "U32": torch.uint32, "F32": torch.float32,
+    "F64": torch.float64, "I64": torch.int64, "U64": torch.uint64,
+}  # fmt: skip
+_NAMES = {dtype: name for name, dtype in _TORCH.items()}
+_RANK = {name: rank for rank, name in enumerate(files.DTYPES)}
+
+
+def save_tensors(
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> str:
+    """Write a safetensors file atomically; tensors keep their dtype.
+
+    Equal tensors give equal bytes, whatever the order of the mapping.
+
+    Returns:
+        the file's SHA-256.
+
+    Raises:
+        OutputError: as `files.atomic_write`.
+    """
+    with files.atomic_write(path) as file:
+        return write_tensors(file, tensors, metadata)
+
+
+def write_tensors(file: IO[bytes], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
+    """Write the safetensors format to an open file and return the SHA-256 of the bytes."""
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    # widest dtype first, so that every tensor is aligned
+    names = sorted(tensors, key=lambda name: (-_RANK[_NAMES[tensors[name].dtype]], name))
+    at = 0
+    for name in names:
+        end = at + tensors[name].numel() * tensors[name].element_size()
+        header[name] = {
+            "dtype": _NAMES[tensors[name].dtype],
+            "shape": list(tensors[name].shape),
+            "data_offsets": [at, end],
+        }
+        at = end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    digest = hashlib.sha256()
+    for part in (len(text).to_bytes(8, "little"), text, *(tensors[name] for name in names)):
+        data = _bytes(part) if isinstance(part, Tensor) else part
+        file.write(data)
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def load_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, on the CPU, in memory of their own.
+
+    Raises:
+        InputError: as `files.check_safetensors`.
+    """
+    return read_tensors(path)[0]
+
+
+def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], str]:
+    """As `load_tensors`, with the file's SHA-256, from one reading."""
+    with files.input_errors(path), files.open_regular(path) as file:
+        header, start = files.read_header(file, path)
+        header.pop("__metadata__", None)
+        file.seek(0)
+        digest = hashlib.sha256(file.read(start))
+        tensors = {}
+        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+            begin, end = entry["data_offsets"]
+            raw = torch.empty(end - begin, dtype=torch.uint8)
+            if file.readinto(raw.numpy()) != end - begin:  # type: ignore[attr-defined]
+                raise InputError(f"{os.fspath(path)} became shorter while it was read")
+            digest.update(raw.numpy())
+            tensors[name] = raw.view(_TORCH[entry["dtype"]]).reshape(entry["shape"])
+    return tensors, digest.hexdigest()
+
+
+def load_weights(module: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Load a safetensors file into a module whose names and shapes it must match.
+
+    Raises:
+        InputError: as `files.check_safetensors`, or names or shapes differ.
+    """
+    copy_weights(module, load_tensors(path), Path(path).name)
+
+
+@torch.no_grad()
+def copy_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Copy tensors into a module's parameters and buffers; `source` is for the error.
+
+    Raises:
+        InputError: missing or unexpected names, other shapes, or integers for floats.
+    """
+    own = named_tensors(module)
+    missing, unexpected = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
+    other = [
+        f"{name} is {_describe(tensors[name])}, not {_describe(own[name])}"
+        for name in sorted(set(own) & set(tensors))
+        if own[name].shape != tensors[name].shape
+        or own[name].is_floating_point() != tensors[name].is_floating_point()
+    ]
+    problems = {"missing": missing, "unexpected": unexpected, "different": other}
+    if any(problems.values()):
+        text = "; ".join(f"{kind}: {_few(names)}" for kind, names in problems.items() if names)
+        raise InputError(f"{source} does not fit this model: {text}", "use the config.json that was saved with it")
+    for name, tensor in own.items():
+        tensor.copy_(tensors[name])
+
+
+def named_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and saved buffers by name, without the prefixes of torch.compile and DDP."""
+    if isinstance(module, nn.parallel.DistributedDataParallel):
+        module = module.module
+    return {name.replace("_orig_mod.", ""): tensor for name, tensor in module.state_dict().items()}
+
+
+def _bytes(tensor: Tensor) -> Any:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+
+
+def _describe(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
