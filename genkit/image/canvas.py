@@ -32,7 +32,9 @@ def format_of(path: str) -> str:
     return SUFFIXES.get(suffix, "png")
 
 
-def grid(images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], columns: int | None = None, gap: int = 2) -> NDArray[np.uint8]:
+def grid(
+    images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], columns: int | None = None, gap: int = 2
+) -> NDArray[np.uint8]:
     """Pictures (N, H, W, C) row by row on one white sheet, as square as can be.
 
     Args:
@@ -60,7 +62,9 @@ def encode(pixels: NDArray[np.uint8], format: str, note: Mapping[str, str] | Non
         UsageError: the format cannot hold a picture this large.
     """
     if max(pixels.shape[:2]) > MAX_SIDE[format]:
-        raise UsageError(f"{format} holds at most {MAX_SIDE[format]} pixels a side, not {max(pixels.shape[:2])}", "write a .png")
+        raise UsageError(
+            f"{format} holds at most {MAX_SIDE[format]} pixels a side, not {max(pixels.shape[:2])}", "write a .png"
+        )
     image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     file = io.BytesIO()
     if format == "png":
@@ -82,7 +86,8 @@ def encode(pixels: NDArray[np.uint8], format: str, note: Mapping[str, str] | Non
 def encode_npz(images: NDArray[np.uint8], seeds: Sequence[int], note: Mapping[str, str] | None = None) -> bytes:
     """Pictures as arrays: `images` uint8 (N, H, W, C), `seeds` uint64 (N,), `note` a JSON string."""
     file = io.BytesIO()
-    np.savez_compressed(file, images=images, seeds=np.array(seeds, np.uint64), note=np.array(json.dumps(dict(note or {}))))
+    written = np.array(json.dumps(dict(note or {})))
+    np.savez_compressed(file, images=images, seeds=np.array(seeds, np.uint64), note=written)
     return file.getvalue()
 
 

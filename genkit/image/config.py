@@ -112,8 +112,6 @@ class GANTrainConfig(Config):
     data_license: str | None = option(None, "Licence and credit of the data, kept in genkit.json.", metavar="TEXT", section=_DATA)
     on_bad_image: str = option("skip", "What to do with a file that cannot be read.", choices=("skip", "fail"), section=_DATA)
 
-    data_license: str | None = option(None, "Licence and credit of the images, kept in genkit.json.", metavar="TEXT", section=_DATA)
-
     arch: str = option("dcgan", "Network layout.", choices=("dcgan",), section=_MODEL)
     nz: int = option(100, "Length of the latent vector.", min=1, max=4096, section=_MODEL)
     ngf: int = option(64, "Filters of the generator's last stage.", min=1, max=1024, section=_MODEL)

@@ -51,6 +51,23 @@ class ImageReport:
     fingerprint: str
     sha256: str
 
+    def line(self) -> str:
+        """`60,000 images, read as 64x64 RGB (crop), in 3 sub-folders`"""
+        kind = "grey" if self.channels == 1 else "RGB"
+        folders = f", in {len(self.folders)} sub-folders" if self.folders else ""
+        return f"{self.count:,} images, read as {self.size}x{self.size} {kind} ({self.fit}){folders}"
+
+    def warnings(self, batch_size: int) -> list[str]:
+        """What the user should know about the images before a long run."""
+        found = []
+        if self.bad:
+            listed = "; ".join(f"{name}: {reason}" for name, reason in self.bad[:5])
+            more = f"; the rest is in the run's data/{META}" if len(self.bad) > 5 else ""
+            found.append(f"left out {len(self.bad)} unreadable images ({listed}{more})")
+        if self.count < batch_size:
+            found.append(f"{self.count} images are fewer than --batch-size {batch_size}, so they repeat in it")
+        return found
+
 
 @dataclass(frozen=True)
 class ImageStore:
@@ -146,7 +163,9 @@ def _decode_all(
             if isinstance(outcome, str):
                 bad.append((name, outcome))
                 if config.on_bad_image == "fail":
-                    raise InputError(f"cannot read {name!r} in {config.data!r}: {outcome}", "--on-bad-image skip leaves it out")
+                    raise InputError(
+                        f"cannot read {name!r} in {config.data!r}: {outcome}", "--on-bad-image skip leaves it out"
+                    )
             else:
                 count += 1
                 pixels = outcome.tobytes()
@@ -210,8 +229,8 @@ def _read_report(path: Path) -> ImageReport:
     try:
         values["bad"] = tuple((name, reason) for name, reason in values["bad"])
         return ImageReport(**values)
-    except (KeyError, TypeError, ValueError):
-        raise InputError(f"{str(path)!r} does not describe a store of images", "delete it to decode the images again") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: not the description of an image store", "delete it and resume") from error
 
 
 def _expected_bytes(report: ImageReport) -> int:

@@ -14,7 +14,9 @@ from typing import BinaryIO
 
 from genkit.errors import InputError
 
-EXTENSIONS = frozenset(".png .jpg .jpeg .jfif .webp .bmp .gif .tif .tiff .ppm .pgm .pnm".split())
+EXTENSIONS = frozenset(
+    {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pnm"}
+)
 MAX_FILE = 256 << 20  # bytes of one file, unpacked; far above any image within MAX_PIXELS
 
 
@@ -122,7 +124,9 @@ def _read_zip(source: Source) -> None:
     try:
         source.archive = zipfile.ZipFile(source.path)
     except (zipfile.BadZipFile, OSError) as error:
-        raise InputError(f"{str(source.path)!r} is not a folder or a readable zip: {error}", "name a folder or a zip of images") from error
+        raise InputError(
+            f"{str(source.path)!r} is not a folder or a readable zip: {error}", "name a folder or a zip of images"
+        ) from error
     for member in source.archive.infolist():
         hidden = any(part.startswith((".", "__MACOSX")) for part in member.filename.split("/"))
         if member.is_dir() or hidden or stat.S_ISLNK(member.external_attr >> 16):

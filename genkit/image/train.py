@@ -20,11 +20,11 @@ from genkit.errors import TrainingStopped
 from genkit.files import write_bytes, write_json
 from genkit.image.canvas import encode, grid
 from genkit.image.config import DCGANConfig, GANTrainConfig
-from genkit.image.data import META, ImageReport, prepare
+from genkit.image.data import ImageReport, prepare
 from genkit.image.engines.torch import draw
 from genkit.image.losses import LOSSES, r1_penalty
 from genkit.image.models.dcgan import Discriminator, Generator, reestimate_batch_norm
-from genkit.image.models.store import CONFIG, WEIGHTS, parameter_count
+from genkit.image.models.store import CONFIG, WEIGHTS, model_line, parameter_count
 from genkit.image.noise import STATISTICS, batch_latents, seeded_latents
 from genkit.runtime.manager import Runtime, memory_guard
 from genkit.training.log import JsonlLogger, Loggers, MetricLogger, TensorBoardLogger, TrainReport
@@ -93,13 +93,13 @@ def train_gan(
 
         # --- data and networks ------------------------------------------------------------
         store = prepare(config, run.data, resume=resume, on_progress=_reading(logger))
-        warnings += data_warnings(store.report, config)
+        warnings += store.report.warnings(config.batch_size)
         torch.manual_seed(config.seed)
         shape = model_shape(config)
         generator = Generator(shape).to(runtime.device, memory_format=torch.channels_last)
         discriminator = Discriminator(shape).to(runtime.device, memory_format=torch.channels_last)
         average = copy.deepcopy(generator).requires_grad_(False)
-        for line in (data_line(store.report), model_line(generator, discriminator), *warnings):
+        for line in (store.report.line(), model_line(generator, discriminator), *warnings):
             logger.message(line)
 
         # --- optimizers and state ---------------------------------------------------------
@@ -175,7 +175,8 @@ def train_gan(
             before, state.step, state.seen = fraction, state.step + 1, state.seen + config.batch_size
             update_ema(average, generator, ema_decay(config.ema_images, config.batch_size, state.seen))
             fraction = meter.fraction(state.step, state.seen)
-            losses = dict(zip(("d_loss", "g_loss", "penalty"), torch.stack([d_loss, g_loss, penalty]).tolist(), strict=True))
+            numbers = torch.stack([d_loss, g_loss, penalty]).tolist()
+            losses = dict(zip(("d_loss", "g_loss", "penalty"), numbers, strict=True))
             if not all(math.isfinite(value) for value in losses.values()):
                 raise TrainingStopped(
                     f"{', '.join(f'{k} {v:.3g}' for k, v in losses.items())} at step {state.step}; "
@@ -252,7 +253,7 @@ def plan(config: GANTrainConfig, runtime: Runtime) -> dict[str, Any]:
         or max(1, int((budget.seconds or 0.0) / a_step))
     )
     return {
-        "data": data_line(store.report),
+        "data": store.report.line(),
         "model": model_line(generator, discriminator),
         "parameters": parameter_count(generator),
         "training_images": store.report.count,
@@ -262,7 +263,7 @@ def plan(config: GANTrainConfig, runtime: Runtime) -> dict[str, Any]:
         "steps": steps,
         "epochs": round(steps * config.batch_size / store.report.count, 2),
         "eta_seconds": round(budget.seconds if budget.seconds else steps * a_step),
-        "warnings": data_warnings(store.report, config),
+        "warnings": store.report.warnings(config.batch_size),
         "config": config.to_dict(),
     }
 
@@ -335,34 +336,6 @@ def publish(
         metrics=state.extra.get("metrics"),
     )
     write_json(run.path / RECORD, record)
-
-
-def data_line(report: ImageReport) -> str:
-    """`60,000 images, read as 64x64 RGB (crop), in 3 sub-folders`"""
-    kind = "grey" if report.channels == 1 else "RGB"
-    folders = f", in {len(report.folders)} sub-folders" if report.folders else ""
-    return f"{report.count:,} images, read as {report.size}x{report.size} {kind} ({report.fit}){folders}"
-
-
-def model_line(generator: Generator, discriminator: Discriminator) -> str:
-    """`dcgan 64x64: generator 3,576,704 parameters, discriminator 2,765,568`"""
-    c = generator.config
-    return (
-        f"{c.arch} {c.size}x{c.size}: generator {parameter_count(generator):,} parameters, "
-        f"discriminator {parameter_count(discriminator):,}"
-    )
-
-
-def data_warnings(report: ImageReport, config: GANTrainConfig) -> list[str]:
-    """What the user should know about the images before a long run."""
-    found = []
-    if report.bad:
-        listed = "; ".join(f"{name}: {reason}" for name, reason in report.bad[:5])
-        more = f" and {len(report.bad) - 5} more, see {META} in the run's data folder" if len(report.bad) > 5 else ""
-        found.append(f"{len(report.bad)} unreadable images are left out ({listed}{more})")
-    if report.count < config.batch_size:
-        found.append(f"{report.count} images are fewer than --batch-size {config.batch_size}: they repeat within a batch")
-    return found
 
 
 def _fixed_latents(config: GANTrainConfig) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ class Generator(nn.Module):
             nn.BatchNorm2d(filters[0]),
             nn.ReLU(inplace=True),
         ]
-        for before, after in zip(filters, filters[1:], strict=False):
+        for before, after in pairwise(filters):
             layers += [
                 nn.ConvTranspose2d(before, after, 4, 2, 1, bias=False),
                 nn.BatchNorm2d(after),
@@ -66,7 +67,7 @@ class Discriminator(nn.Module):
             nn.Conv2d(config.channels, filters[0], 4, 2, 1, bias=bias),
             nn.LeakyReLU(0.2, inplace=True),
         ]
-        for before, after in zip(filters, filters[1:], strict=False):
+        for before, after in pairwise(filters):
             layers.append(nn.Conv2d(before, after, 4, 2, 1, bias=bias))
             if config.d_norm == "batch":
                 layers.append(nn.BatchNorm2d(after))

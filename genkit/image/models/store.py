@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from torch import nn
 
+from genkit.errors import InputError
 from genkit.files import read_json
 from genkit.image.config import DCGANConfig
-from genkit.image.models.dcgan import Generator
-from genkit.training.weights import load_weights
+from genkit.image.models.dcgan import Discriminator, Generator
+from genkit.training.weights import copy_weights, load_tensors
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -20,11 +22,27 @@ def load_generator(folder: Path) -> Generator:
     Raises:
         InputError: missing, corrupt or unsafe files, or tensors that do not fit the config.
     """
-    generator = Generator(DCGANConfig.from_dict(read_json(folder / CONFIG)))
-    load_weights(generator, folder / WEIGHTS)
+    config = DCGANConfig.from_dict(read_json(folder / CONFIG))
+    tensors = load_tensors(folder / WEIGHTS)
+    with torch.device("meta"):
+        claimed = parameter_count(Generator(config))
+    held = sum(tensor.numel() for tensor in tensors.values())
+    if claimed > held:  # before the memory for it is asked for
+        raise InputError(f"{folder}: {CONFIG} speaks of {claimed:,} parameters, {WEIGHTS} holds {held:,}")
+    generator = Generator(config)
+    copy_weights(generator, tensors, WEIGHTS)
     return generator.eval()
 
 
 def parameter_count(model: nn.Module) -> int:
     """Trainable numbers in a network."""
     return sum(p.numel() for p in model.parameters())
+
+
+def model_line(generator: Generator, discriminator: Discriminator) -> str:
+    """`dcgan 64x64: generator 3,576,704 parameters, discriminator 2,765,568`"""
+    c = generator.config
+    return (
+        f"{c.arch} {c.size}x{c.size}: generator {parameter_count(generator):,} parameters, "
+        f"discriminator {parameter_count(discriminator):,}"
+    )
