@@ -11,7 +11,7 @@
     ├── Interrupted      130   SIGINT; training has saved
     └── Terminated       143   SIGTERM; training has saved
 
-A closed pipe ends with 141 and no message; `genkit.cli.main` sees to that.
+A closed pipe ends with 141 and no message; `genkit.cli.boundary` sees to that.
 """
 
 from __future__ import annotations

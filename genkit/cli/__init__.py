@@ -1,0 +1,115 @@
+"""The command line: a table of commands, imported one at a time.
+
+`genkit --help` is printed from the table alone; a command's module, and with it
+its config class, is imported when that command is named.
+"""
+
+from __future__ import annotations
+
+import time
+
+STARTED = time.monotonic()  # a training budget counts from here, imports included
+
+import sys  # noqa: E402
+from collections.abc import Sequence  # noqa: E402
+from importlib import import_module  # noqa: E402
+from typing import NamedTuple  # noqa: E402
+
+import click  # noqa: E402
+
+from genkit import __version__  # noqa: E402
+from genkit.cli.boundary import guarded  # noqa: E402
+from genkit.cli.terminal import Terminal  # noqa: E402
+from genkit.config import suggest  # noqa: E402
+from genkit.errors import UsageError  # noqa: E402
+
+
+class Entry(NamedTuple):
+    """Where a command lives, and its line in `genkit --help`."""
+
+    section: str
+    module: str
+    help: str
+
+
+COMMANDS = {
+    "text": Entry("Generate", "text", "Continue a prompt."),
+    "image": Entry("Generate", "image", "Draw images."),
+    "train-text": Entry("Train", "text", "Train a GPT on text files."),
+    "train-gan": Entry("Train", "image", "Train a GAN on a folder of images."),
+    "info": Entry("Models", "tools", "Say what a model, or a drawn PNG, is."),
+    "models": Entry("Models", "tools", "List the models there are."),
+}
+
+EXAMPLES = """\
+Examples:
+  genkit text "Once upon a time"
+  genkit image --n 16 --out grid.png
+  genkit train-text --data book.txt --budget 10m --out run
+  genkit train-gan --data photos/ --budget 2h --out run
+
+Exit codes:
+  0 success    1 internal error    2 usage    3 input refused    4 cannot write
+  5 resources  6 training stopped  7 partly done  8 run directory in use
+  130 interrupted  141 reader closed the pipe  143 terminated
+"""
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by name and imports only the one that runs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module = import_module(f"genkit.cli.{COMMANDS[name].module}")
+        command: click.Command = getattr(module, name.replace("-", "_"))
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            raise UsageError(f"no such command {args[0]!r}", suggest(args[0], COMMANDS))
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for section in dict.fromkeys(entry.section for entry in COMMANDS.values()):
+            with formatter.section(section):
+                formatter.write_dl([(name, e.help) for name, e in COMMANDS.items() if e.section == section])
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write("\n" + EXAMPLES)
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "GENKIT"},
+    no_args_is_help=False,
+    invoke_without_command=True,
+)
+@click.version_option(__version__, prog_name="genkit", message="%(prog)s %(version)s")
+@click.pass_context
+def main(ctx: click.Context) -> None:
+    """Generate text and images from the shell, and train the models that do it.
+
+    Results go to standard output, everything else to standard error.
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(2)
+
+
+def entry(args: Sequence[str] | None = None) -> int:
+    """Run one command line; the process's exit code. Nothing is raised."""
+    args = list(sys.argv[1:] if args is None else args)
+    flags = args[: args.index("--")] if "--" in args else args
+    terminal = Terminal(json="--json" in flags, debug="--debug" in flags)
+
+    def run() -> None:
+        with main.make_context("genkit", args, obj=terminal) as ctx:
+            main.invoke(ctx)
+
+    return guarded(run, terminal)

@@ -1,0 +1,10 @@
+"""`python -m genkit`, and so `torchrun -m genkit train-text ...`."""
+
+from __future__ import annotations
+
+import sys
+
+from genkit.cli import entry
+
+if __name__ == "__main__":
+    sys.exit(entry())

@@ -1,0 +1,107 @@
+"""What `train-text` and `train-gan` share."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from genkit.cli.options import chosen, option
+from genkit.cli.terminal import Terminal, flat, write
+from genkit.config import Config
+from genkit.errors import UsageError
+
+_BUDGETS = ("budget", "steps", "tokens", "images")
+_SAMPLER = {"train-text": "genkit text -m {} 'Once'", "train-gan": "genkit image -m {} --n 16 --out grid.png"}
+
+
+def training_options(function: Any) -> Any:
+    """`--resume`, `--force` and `--dry-run`."""
+    for flag, text in (
+        ("--dry-run", "Say what would be trained and how long it would take; write nothing."),
+        ("--force", "Start anew in a run directory that exists."),
+        ("--resume", "Continue the run in --out with its own settings."),
+    ):
+        function = option(flag, section="Run", is_flag=True, help=text)(function)
+    return function
+
+
+def run_training(ctx: click.Context, cls: type[Config], *, task: str) -> None:
+    """Train as the command's flags say. Prints the run's path to stdout."""
+    terminal: Terminal = ctx.obj
+    flags = ctx.params
+    if flags["resume"] and flags["force"]:
+        raise UsageError("--resume and --force contradict each other", "--resume continues, --force starts anew")
+    config, set_by_user = chosen(ctx, cls)
+    if flags["resume"]:
+        config = _resumed(config, set_by_user)
+    values = config.to_dict()
+    if not values["data"]:
+        raise UsageError("--data is missing", f"see {ctx.command_path} --help")
+
+    from genkit.runtime.device import resolve
+
+    placement = resolve(flags["device"], flags["precision"], flags["engine"], task=task)
+    terminal.detail(f"training on {placement.device} in {placement.precision}: {placement.why}")
+
+    from genkit.cli import STARTED, ui
+    from genkit.runtime.manager import Runtime
+
+    train, plan = _trainer(task)
+    with Runtime(placement, seed=values["seed"]) as runtime:
+        if flags["dry_run"]:
+            write(_plan_text(plan(config, runtime), as_json=terminal.json))
+            return
+        logger = ui.training_logger(terminal, main=runtime.is_main)
+        try:
+            report = train(config, runtime, logger, resume=flags["resume"], force=flags["force"], started=STARTED)
+        finally:
+            logger.close()
+        if not runtime.is_main:
+            return
+    for warning in report.warnings:
+        terminal.note(f"warning: {warning}")
+    terminal.note(
+        f"trained {report.steps:,} steps on {ui.short(report.seen)} {report.unit} "
+        f"in {ui.clock(report.seconds)}  {ui.numbers(report.metrics)}"
+    )
+    if terminal.json:
+        facts = {f.name: getattr(report, f.name) for f in fields(report)} | {"out": str(report.out)}
+        write(json.dumps(facts, ensure_ascii=False) + "\n")
+    else:
+        write(f"{report.out}\n")
+    terminal.note("sample it: " + _SAMPLER[task].format(shlex.quote(str(report.out))))
+
+
+def _plan_text(plan: dict[str, Any], *, as_json: bool) -> str:
+    """What `--dry-run` found, one fact a line."""
+    if as_json:
+        return json.dumps(plan, ensure_ascii=False, indent=2) + "\n"
+    return "".join(f"{name}: {value}\n" for name, value in flat(plan))
+
+
+def _resumed(config: Config, set_by_user: frozenset[str]) -> Config:
+    """The settings that the run began with, and what the user gives now over them."""
+    from genkit.training.record import read_record
+
+    now = config.to_dict()
+    changes = {name: now[name] for name in set_by_user}
+    saved = read_record(Path(now["out"]))["config"]
+    if set_by_user & {*_BUDGETS}:  # another budget replaces the old one, whatever its kind
+        saved = {k: v for k, v in saved.items() if k not in _BUDGETS}
+    return type(config).from_dict(saved | changes | {"out": now["out"]})
+
+
+def _trainer(task: str) -> tuple[Any, Any]:
+    if task == "train-text":
+        from genkit.text.train import plan, train_text
+
+        return train_text, plan
+    from genkit.image.train import plan as plan_gan
+    from genkit.image.train import train_gan
+
+    return train_gan, plan_gan

@@ -1,0 +1,124 @@
+"""Everything that Rich draws: progress of training, and tables. Imported when needed."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from genkit.cli.terminal import Terminal, is_terminal, printable, say
+from genkit.training.log import MetricLogger, Progress
+
+INTERVAL = 10.0  # seconds between two plain lines
+
+
+def training_logger(terminal: Terminal, *, main: bool) -> MetricLogger:
+    """A bar on a terminal, else a plain line now and then; nothing with `--quiet` or on other ranks."""
+    if terminal.quiet or not main:
+        return SilentLogger()
+    if is_terminal(sys.stderr) and os.environ.get("TERM") != "dumb":
+        return BarLogger(Console(file=sys.stderr, force_terminal=True, no_color=not terminal.colored(sys.stderr)))
+    return PlainLogger()
+
+
+class SilentLogger:
+    """A MetricLogger that says nothing."""
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        pass
+
+    def progress(self, progress: Progress) -> None:
+        pass
+
+    def message(self, text: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class PlainLogger(SilentLogger):
+    """One line an interval, for files and pipes."""
+
+    def __init__(self, interval: float = INTERVAL) -> None:
+        self.interval, self._said = interval, -interval
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        say(f"step {step:,}  {numbers(values)}")
+
+    def progress(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if now - self._said >= self.interval or progress.fraction >= 1:
+            self._said = now
+            say(f"{progress.fraction:4.0%}  {state(progress)}")
+
+    def message(self, text: str) -> None:
+        say(printable(text))
+
+
+class BarLogger(SilentLogger):
+    """A progress bar that stays at the foot of the terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        columns = BarColumn(bar_width=20), TaskProgressColumn(), TextColumn("{task.fields[state]}", markup=False)
+        self._bar = Bar(*columns, console=console, refresh_per_second=4)
+        self._task = self._bar.add_task("", total=1.0, state="", visible=False)
+        self._bar.start()
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        self.message(f"step {step:,}  {numbers(values)}")
+
+    def progress(self, progress: Progress) -> None:
+        self._bar.update(self._task, completed=progress.fraction, state=state(progress), visible=True)
+
+    def message(self, text: str) -> None:
+        self.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        self._bar.stop()
+
+
+def state(progress: Progress) -> str:
+    """`step 120  1.2M tokens  12.3k tokens/s  0:04:10 left  loss 2.31`"""
+    p = progress
+    left = clock(p.eta) if p.eta < 1e7 else "?"
+    return (
+        f"step {p.step:,}  {short(p.seen)} {p.unit}  {short(p.rate)} {p.unit}/s  {left} left  {numbers(p.values)}"
+    ).rstrip()
+
+
+def numbers(values: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
+def short(number: float) -> str:
+    """`950`, `12.3k`, `1.2M`."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.1f}{letter}"
+    return f"{number:.0f}" if number >= 10 or number == int(number) else f"{number:.1f}"
+
+
+def clock(seconds: float) -> str:
+    """`0:04:10`"""
+    whole = max(0, round(seconds))
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], color: bool) -> str:
+    """A table for a terminal."""
+    console = Console(no_color=not color, force_terminal=color, highlight=False)
+    drawn = Table(*heads, box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        drawn.add_row(*row)
+    with console.capture() as captured:
+        console.print(drawn)
+    return captured.get()
