@@ -43,6 +43,7 @@ _REMEDIES = {
     errno.EROFS: "choose a folder that you may write to",
     errno.ENOENT: "create the folder first",
     errno.ENOTDIR: "a part of this path is a file; choose another",
+    errno.EEXIST: "a file of this name is in the way; choose another",
     errno.EISDIR: "this is a folder; give a file name",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.EFBIG: "choose a file system that takes files of this size",
