@@ -203,7 +203,7 @@ class GPT(nn.Module):
         self.drop = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(config, dropout) for _ in range(config.n_layer))
         self.norm = _norm(config)
-        self.head = None if config.tie_embeddings else nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.lm_head = None if config.tie_embeddings else nn.Linear(config.n_embd, config.vocab_size, bias=False)
         if not self.embed.weight.is_meta:
             self.reset_parameters()
 
@@ -270,7 +270,7 @@ class GPT(nn.Module):
     @property
     def head_weight(self) -> Tensor:
         """(V, C); the embedding when it is tied."""
-        return self.embed.weight if self.head is None else self.head.weight
+        return self.embed.weight if self.lm_head is None else self.lm_head.weight
 
     def num_parameters(self) -> int:
         """Trainable numbers; a tied head counts once."""

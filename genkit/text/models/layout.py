@@ -14,8 +14,8 @@ from genkit.text.models.gpt import GPT, count_parameters
 
 # ours -> theirs; a name inside a block follows "blocks.{i}." here and the layer prefix there
 _OUTER = {
-    "llama": {"embed": "model.embed_tokens", "norm": "model.norm", "head": "lm_head"},
-    "gpt2": {"embed": "transformer.wte", "positions": "transformer.wpe", "norm": "transformer.ln_f", "head": "lm_head"},
+    "llama": {"embed": "model.embed_tokens", "norm": "model.norm", "lm_head": "lm_head"},
+    "gpt2": {"embed": "transformer.wte", "positions": "transformer.wpe", "norm": "transformer.ln_f", "lm_head": "lm_head"},
 }
 _INNER = {
     "llama": {
