@@ -154,7 +154,7 @@ def suggest(word: str, known: typing.Iterable[str]) -> str | None:
     return f"there is {', '.join(sorted(known))}" if 0 < len(known) <= 12 else None
 
 
-_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
+_DURATION = re.compile(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?|([\d.]+)")
 _COUNT = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 
 
@@ -165,12 +165,12 @@ def parse_duration(text: str) -> float:
         ValueError: not a duration, or not positive.
     """
     match = _DURATION.fullmatch(text.strip().lower())
-    if not match or not any(match.groups()):
+    try:
+        hours, minutes, seconds, bare = (float(g or 0) for g in match.groups()) if match else (0.0,) * 4
+    except ValueError:  # 1.2.3m
+        hours = minutes = seconds = bare = 0.0
+    if not (total := hours * 3600 + minutes * 60 + seconds + bare):
         raise ValueError(f"{text!r} is not a duration; write 90s, 10m, 2h or 1h30m")
-    hours, minutes, seconds = (float(g or 0) for g in match.groups())
-    total = hours * 3600 + minutes * 60 + seconds
-    if total <= 0:
-        raise ValueError(f"{text!r} is not a positive duration; write 90s, 10m, 2h or 1h30m")
     return total
 
 

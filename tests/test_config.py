@@ -1,0 +1,122 @@
+import pytest
+
+from genkit.config import Config, parse_count, parse_duration, range_text, suggest
+from genkit.errors import InputError, UsageError
+from genkit.image.config import DCGANConfig, GANTrainConfig, parse_seeds
+from genkit.text.config import GenerationConfig, GPTConfig, TextTrainConfig
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("45s", 45), ("10m", 600), ("2h", 7200), ("1h30m", 5400), ("1h2m3s", 3723), (" 1.5M ", 90)],
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "m", "-5m", "5 minutes", "1h30", "1.2.3m", "nan", "3d"])
+def test_not_durations(text: str) -> None:
+    with pytest.raises(ValueError, match="duration"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(("text", "count"), [("5000", 5000), ("200k", 200_000), ("1.5M", 1_500_000), ("2B", 2 * 10**9)])
+def test_counts(text: str, count: int) -> None:
+    assert parse_count(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "0", "-3", "1e6", "many"])
+def test_not_counts(text: str) -> None:
+    with pytest.raises(ValueError, match="count"):
+        parse_count(text)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"temperature": -1.0}, "--temperature -1.0 is out of range (use 0 <= x <= 100)"),
+        ({"temperature": float("nan")}, "--temperature nan is out of range"),
+        ({"top_p": 0.0}, "--top-p 0.0 is out of range (use 0 < x <= 1)"),
+        ({"n": 0}, "--n 0 is out of range"),
+        ({"stop": ("",)}, "--stop ''"),
+        ({"min_new_tokens": 9, "max_new_tokens": 8}, "raise --max-new-tokens"),
+    ],
+)
+def test_a_value_out_of_range_names_flag_value_and_rule(settings: dict, said: str) -> None:
+    with pytest.raises(UsageError) as error:
+        GenerationConfig(**settings)
+    assert said in str(error.value)
+
+
+def test_choices_suggest_the_nearest() -> None:
+    with pytest.raises(UsageError, match="did you mean 'llama'"):
+        TextTrainConfig(arch="lama")
+
+
+def test_accumulate_must_divide_the_batch() -> None:
+    with pytest.raises(UsageError, match="use 4"):
+        TextTrainConfig(batch_size=32, accumulate=7)
+
+
+@pytest.mark.parametrize("config", [GenerationConfig(stop=("a", "b")), TextTrainConfig(data=("x",)), GANTrainConfig()])
+def test_a_config_survives_its_dict(config: Config) -> None:
+    as_json = {k: list(v) if isinstance(v, tuple) else v for k, v in config.to_dict().items()}
+    assert type(config).from_dict(as_json) == config
+
+
+def test_an_unknown_key_is_refused_with_a_suggestion() -> None:
+    with pytest.raises(UsageError, match="did you mean 'temperature'"):
+        GenerationConfig.from_dict({"temprature": 1})
+
+
+def test_range_text_and_suggestions() -> None:
+    from genkit.config import Option
+
+    assert range_text(Option("", above=0, max=1)) == "0 < x <= 1"
+    assert range_text(Option("", min=3)) == "3 <= x"
+    assert suggest("kitens", ["kittens", "story"]) == "did you mean 'kittens'?"
+    assert suggest("zzz", ["a", "b"]) == "there is a, b"
+
+
+def test_seed_lists() -> None:
+    assert parse_seeds("0-3,40") == [0, 1, 2, 3, 40]
+    for bad in ("", "3-1", "a", "0-99999999", "1,,2"):
+        with pytest.raises(UsageError, match="--seeds"):
+            parse_seeds(bad)
+
+
+@pytest.mark.parametrize("arch", ["gpt2", "llama", "qwen3"])
+def test_gpt_config_survives_the_transformers_layout(arch: str) -> None:
+    config = GPTConfig(
+        arch=arch, vocab_size=99, block_size=32, n_layer=2, n_head=4, n_kv_head=4 if arch == "gpt2" else 2,
+        n_embd=32, head_dim=8, n_inner=96, norm_eps=1e-5, tie_embeddings=False, bos_id=1, eos_id=2,
+    )  # fmt: skip
+    assert GPTConfig.from_hf(config.to_hf()) == config
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"model_type": "bert"}, "model_type 'bert'"),
+        ({"hidden_size": 0}, "n_embd is 0"),
+        ({"num_hidden_layers": 10**9}, "n_layer"),
+        ({"hidden_act": "relu"}, "hidden_act='relu'"),
+        ({"rope_scaling": {"rope_type": "yarn"}, "rope_parameters": None}, "RoPE scaling"),
+        ({"num_key_value_heads": 3}, "do not divide"),
+        ({"vocab_size": "many"}, "vocab_size is 'many'"),
+    ],
+)
+def test_a_hostile_or_foreign_config_is_refused(change: dict, said: str) -> None:
+    good = GPTConfig(
+        arch="llama", vocab_size=9, block_size=8, n_layer=1, n_head=2, n_kv_head=2, n_embd=8, head_dim=4, n_inner=8
+    ).to_hf()
+    with pytest.raises(InputError, match=said):
+        GPTConfig.from_hf(good | change)
+
+
+def test_dcgan_config_round_trip_and_refusal() -> None:
+    config = DCGANConfig(size=32, channels=1, d_norm="none")
+    assert DCGANConfig.from_dict(config.to_dict()) == config
+    for bad in ({"size": 65}, {"channels": 4}, {"nz": 0}, {"ngf": 10**6}, {"layers": 3}):
+        with pytest.raises(InputError, match="model config"):
+            DCGANConfig.from_dict(config.to_dict() | bad)

@@ -1,0 +1,51 @@
+import math
+
+import pytest
+
+from genkit.errors import UsageError
+from genkit.training.schedule import DEFAULT_SECONDS, Budget, due, lr_scale
+
+
+def test_a_budget_is_one_of_three() -> None:
+    def of(**given: float | None) -> Budget:
+        return Budget.of(**{"budget": None, "steps": None, "units": None} | given, unit="tokens")
+
+    assert of(steps=10).fraction(3, 0, 0) == 0.3
+    assert of(units=200).fraction(0, 50, 0) == 0.25
+    assert of(budget=60).fraction(0, 0, 90) == 1
+    assert of() == Budget(seconds=DEFAULT_SECONDS)
+    with pytest.raises(UsageError, match="--steps and --tokens both say when to stop"):
+        of(steps=10, units=200)
+
+
+def test_wsd_is_a_trapezoid() -> None:
+    def at(fraction: float) -> float:
+        return lr_scale("wsd", fraction, warmup=0.1, cooldown=0.4, floor=0.1)
+
+    assert at(0.05) == pytest.approx(0.5)
+    assert at(0.1) == at(0.3) == at(0.6) == 1
+    assert at(0.8) == pytest.approx(0.1 + 0.9 * 0.5)
+    assert at(1) == pytest.approx(0.1)
+
+
+def test_cosine_and_constant() -> None:
+    assert lr_scale("cosine", 0.55, warmup=0.1, cooldown=0, floor=0) == pytest.approx(0.5)
+    assert lr_scale("cosine", 1, warmup=0.1, cooldown=0, floor=0.2) == pytest.approx(0.2)
+    assert lr_scale("cosine", 0.325, warmup=0.1, cooldown=0) == pytest.approx(0.5 * (1 + math.cos(math.pi / 4)))
+    assert lr_scale("constant", 0.99, warmup=0.1, cooldown=0.4) == 1
+
+
+def test_the_first_step_moves() -> None:
+    assert lr_scale("wsd", 0.0, warmup=0.1, cooldown=0.1) > 0
+
+
+def test_intervals_by_steps_or_by_share_of_the_run() -> None:
+    assert [step for step in range(1, 13) if due(step, 4, 0, 0)] == [4, 8, 12]
+    fractions = [step / 100 for step in range(101)]
+    hits = [s for s in range(1, 101) if due(s, None, fractions[s - 1], fractions[s], times=4)]
+    assert hits == [25, 50, 75, 100]
+
+
+def test_a_long_run_saves_at_least_every_five_minutes() -> None:
+    assert Budget(seconds=7200).intervals() == 24
+    assert Budget(seconds=60).intervals() == Budget(steps=9).intervals() == 20
