@@ -16,6 +16,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -222,7 +223,7 @@ def sha256(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
     """Open for reading, without waiting for ever on a pipe."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise InputError(f"{os.fspath(path)} is not a file")
@@ -252,7 +253,7 @@ def read_header(file: IO[bytes], path: str | os.PathLike[str]) -> tuple[dict[str
         raise InputError(f"{name} is {known}, not safetensors", "genkit reads weights from safetensors only")
     length = int.from_bytes(head[:8], "little")
     if size < 8 or length > size - 8:
-        raise InputError(f"{name} is truncated or not safetensors: its header should end at byte {length + 8} of {size}")
+        raise InputError(f"{name} is truncated or not safetensors: a header of {length} bytes in a file of {size}")
     if length > MAX_HEADER:
         raise InputError(f"{name} has a header of {length} bytes; safetensors allows {MAX_HEADER}")
     file.seek(8)

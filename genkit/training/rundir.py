@@ -9,8 +9,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 import shutil
@@ -24,15 +22,26 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from genkit import files
-from genkit.errors import InputError, OutputError, RunBusyError, TrainingStopped, UsageError
-from genkit.training.state import Checkpoint, TrainState
-from genkit.training.weights import read_tensors, save_tensors, write_tensors
-
-LOCK, MARK, FORMAT = ".lock", ".genkit-run", 1
-OURS = frozenset(
-    "metrics.jsonl samples checkpoints best data tensorboard model.safetensors config.json genkit.json "
-    "generator.onnx tokenizer.json tokenizer_config.json generation_config.json".split()
+from genkit.errors import InputError, RunBusyError, TrainingStopped, UsageError
+from genkit.training.checkpoint import (
+    FORMAT,
+    Checkpoint,
+    read_checkpoint,
+    remove,
+    replace_folder,
+    step_of,
+    verify_checkpoint,
+    write_checkpoint,
 )
+from genkit.training.state import TrainState
+from genkit.training.weights import save_tensors
+
+LOCK, MARK = ".lock", ".genkit-run"
+OURS = {
+    "metrics.jsonl", "samples", "checkpoints", "best", "data", "tensorboard",
+    "model.safetensors", "config.json", "genkit.json", "generator.onnx",
+    "tokenizer.json", "tokenizer_config.json", "generation_config.json",
+}  # fmt: skip
 """What genkit writes into a run, besides the lock and the mark."""
 
 
@@ -80,7 +89,7 @@ class RunDir:
                 run._remove_leftovers()
                 if force:
                     for name in sorted(OURS & set(run._contents())):
-                        _remove(run.path / name)
+                        remove(run.path / name)
                 elif present := sorted(OURS & set(run._contents())):
                     raise UsageError(
                         f"{path} already holds a run ({present[0]})", "--resume continues it, --force starts anew"
@@ -108,7 +117,7 @@ class RunDir:
             with files.output_errors(path):
                 run._remove_leftovers()
             if not run._steps():
-                raise InputError(f"{path} has no checkpoint to resume from", "--force starts the run anew")
+                raise InputError(f"{path} cannot be resumed: there is no checkpoint", "--force starts the run anew")
         except BaseException:
             run.close()
             raise
@@ -159,33 +168,32 @@ class RunDir:
         with files.output_errors(target):
             try:
                 temporary.mkdir()
-                _write_checkpoint(temporary, tensors, meta)
-                _verify(temporary, target)
-                _replace_folder(temporary, target)
+                write_checkpoint(temporary, tensors, meta)
+                verify_checkpoint(temporary, target)
+                replace_folder(temporary, target)
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise
             self._prune(state.step, keep)
         return target
 
-    def load_checkpoint(self) -> Checkpoint | None:
-        """The newest checkpoint whose files are as they were written; None where there is none.
+    def load_checkpoint(self) -> Checkpoint:
+        """The newest checkpoint whose files are as they were written.
 
         Raises:
-            InputError: there are checkpoints, and all are damaged.
+            InputError: there is none, or all are damaged.
         """
         skipped: list[tuple[str, str]] = []
         for folder in reversed(self._steps()):
             try:
-                tensors, meta = _read_checkpoint(folder)
+                tensors, meta = read_checkpoint(folder)
             except InputError as error:
                 skipped.append((folder.name, error.message))
             else:
                 self._damaged.update(name for name, _ in skipped)
                 return Checkpoint(folder, tensors, meta, tuple(skipped))
-        if skipped:
-            raise InputError(f"every checkpoint of {self.path} is damaged: {skipped[0][1]}", "--force starts anew")
-        return None
+        problem = f"every checkpoint is damaged: {skipped[0][1]}" if skipped else "there is no checkpoint"
+        raise InputError(f"{self.path} cannot be resumed: {problem}", "--force starts the run anew")
 
     def publish(
         self,
@@ -244,15 +252,15 @@ class RunDir:
     def _steps(self) -> list[Path]:
         """Checkpoint folders, oldest first."""
         found = (self.path / "checkpoints").glob("step-*")
-        return sorted((f for f in found if re.fullmatch(r"step-\d+", f.name)), key=_step)
+        return sorted((f for f in found if re.fullmatch(r"step-\d+", f.name)), key=step_of)
 
     def _prune(self, newest: int, keep: int) -> None:
         # later steps were given up when an older checkpoint was resumed
-        gone = {f for f in self._steps() if f.name in self._damaged or _step(f) > newest}
+        gone = {f for f in self._steps() if f.name in self._damaged or step_of(f) > newest}
         gone |= set([f for f in self._steps() if f not in gone][: -max(keep, 1)])
         gone.discard(self.path / "checkpoints" / f"step-{newest:06d}")
         for folder in gone:
-            _remove(folder)
+            remove(folder)
         self._damaged.clear()
 
     def _remove_leftovers(self) -> None:
@@ -262,11 +270,7 @@ class RunDir:
             shutil.rmtree(old) if target.exists() else old.rename(target)
         for folder in (self.path, *(self.path / name for name in ("checkpoints", "best", "samples", "data"))):
             for leftover in folder.glob(files.TEMPORARY):
-                _remove(leftover)
-
-
-def _step(folder: Path) -> int:
-    return int(folder.name.removeprefix("step-"))
+                remove(leftover)
 
 
 def _check_finite(name: str, tensors: Mapping[str, Tensor], step: int | None = None) -> None:
@@ -274,75 +278,3 @@ def _check_finite(name: str, tensors: Mapping[str, Tensor], step: int | None = N
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             at = "" if step is None else f" at step {step}"
             raise TrainingStopped(f"{name}: {key} is not finite{at}, so it was not saved", "use a lower --lr")
-
-
-def _write_checkpoint(folder: Path, tensors: dict[str, dict[str, Tensor]], meta: dict[str, Any]) -> None:
-    hashes = {}
-    for stem, group in sorted(tensors.items()):
-        with files.synced(folder / f"{stem}.safetensors") as file:
-            hashes[f"{stem}.safetensors"] = write_tensors(file, group)
-    body = {"format": FORMAT, "files": hashes, "meta": meta}
-    text = json.dumps({**body, "sha256": _digest(body)}, indent=1, sort_keys=True, allow_nan=False)
-    with files.synced(folder / "state.json") as file:
-        file.write(text.encode() + b"\n")
-    files.sync_folder(folder)
-
-
-def _digest(body: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True, allow_nan=False).encode()).hexdigest()
-
-
-def _read_state(folder: Path) -> dict[str, Any]:
-    state = files.read_json(folder / "state.json")
-    said = state.pop("sha256", None)
-    if state.get("format") != FORMAT:
-        raise InputError(f"{folder} has the format {state.get('format')!r}; this genkit reads {FORMAT}")
-    if said != _digest(state):
-        raise InputError(f"{folder / 'state.json'} has changed since it was written")
-    return state
-
-
-def _verify(folder: Path, target: Path) -> None:
-    try:
-        said = _read_state(folder)["files"]
-        found = {name: files.sha256(folder / name) for name in said}
-    except InputError as error:
-        raise OutputError(f"{target} cannot be read back: {error.message}", "check this disk") from error
-    if wrong := [name for name in said if said[name] != found[name]]:
-        raise OutputError(f"{target}: {wrong[0]} is not read back as it was written", "check this disk")
-
-
-def _read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    state = _read_state(folder)
-    tensors = {}
-    for name, said in state["files"].items():
-        tensors[name.removesuffix(".safetensors")], found = read_tensors(folder / name)
-        if found != said:
-            raise InputError(f"{folder / name} has changed since it was written")
-    return tensors, state["meta"]
-
-
-def _replace_folder(new: Path, target: Path) -> None:
-    """Rename a folder into place; the one it replaces can be brought back until then."""
-    old = target.with_name(f"old-{target.name}")
-    if target.exists():
-        target.rename(old)
-    try:
-        new.rename(target)
-    except BaseException:
-        if old.exists():
-            old.rename(target)
-        raise
-    files.sync_folder(target.parent)
-    if old.exists():
-        _remove(old)
-
-
-def _remove(path: Path) -> None:
-    """Delete a file or folder; a folder at once, under a name that nobody takes for whole."""
-    if path.is_symlink() or not path.is_dir():
-        path.unlink()
-        return
-    if not path.match(files.TEMPORARY):
-        path = path.rename(path.with_name(files.temporary_name()))
-    shutil.rmtree(path)

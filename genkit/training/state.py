@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,29 +19,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from genkit.errors import InputError
+from genkit.training.checkpoint import Checkpoint
 from genkit.training.weights import copy_weights, named_tensors
 
 OPTIMIZER, RANDOM = "optimizer", "random"
 _IMPLEMENTATION = ("foreach", "fused", "capturable")  # how a step is computed here, not what it computes
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint read back: what `TrainState.tensors` and `TrainState.meta` gave.
-
-    Attributes:
-        path: its folder.
-        skipped: newer checkpoints that are damaged, each with the reason.
-    """
-
-    path: Path
-    tensors: dict[str, dict[str, Tensor]]
-    meta: dict[str, Any]
-    skipped: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def step(self) -> int:
-        return int(self.meta["step"])
 
 
 @dataclass
@@ -127,7 +109,7 @@ class TrainState:
 
     def _flat_random(self) -> tuple[dict[str, Tensor], Any]:
         version, words, gauss = random.getstate()
-        kind, key, *rest = np.random.get_state(legacy=True)
+        kind, key, *rest = cast(tuple[Any, ...], np.random.get_state())
         tree = {
             "python": (version, torch.tensor(words), gauss),
             "numpy": (kind, torch.from_numpy(key.astype(np.int64)), *rest),

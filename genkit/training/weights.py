@@ -8,6 +8,7 @@ while it passes and never held in memory twice, and it goes through
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Mapping
@@ -65,8 +66,8 @@ def write_tensors(file: IO[bytes], tensors: Mapping[str, Tensor], metadata: Mapp
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     digest = hashlib.sha256()
-    for part in (len(text).to_bytes(8, "little"), text, *(tensors[name] for name in names)):
-        data = _bytes(part) if isinstance(part, Tensor) else part
+    head = len(text).to_bytes(8, "little") + text
+    for data in itertools.chain([head], (_bytes(tensors[name]) for name in names)):
         file.write(data)
         digest.update(data)
     return digest.hexdigest()
@@ -92,9 +93,9 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], str]:
         for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
             begin, end = entry["data_offsets"]
             raw = torch.empty(end - begin, dtype=torch.uint8)
-            if file.readinto(raw.numpy()) != end - begin:  # type: ignore[attr-defined]
+            if file.readinto(_bytes(raw)) != end - begin:
                 raise InputError(f"{os.fspath(path)} became shorter while it was read")
-            digest.update(raw.numpy())
+            digest.update(_bytes(raw))
             tensors[name] = raw.view(_TORCH[entry["dtype"]]).reshape(entry["shape"])
     return tensors, digest.hexdigest()
 
@@ -139,6 +140,7 @@ def named_tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _bytes(tensor: Tensor) -> Any:
+    """The tensor's memory as an array of bytes; a copy only if it is not contiguous on the CPU."""
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
