@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from genkit.errors import TrainingStopped
-from genkit.files import write_bytes, write_json
+from genkit.files import write_bytes
 from genkit.image.canvas import encode, grid
 from genkit.image.config import DCGANConfig, GANTrainConfig
 from genkit.image.data import ImageReport, prepare
@@ -35,7 +35,6 @@ from genkit.training.rundir import RunDir
 from genkit.training.schedule import Budget, due, lr_scale
 from genkit.training.state import TrainState
 from genkit.training.stop import StopSignal
-from genkit.training.weights import save_tensors
 
 # settings that may differ when a run is resumed: they change how long it is or what it reports
 MAY_CHANGE = frozenset(
@@ -321,8 +320,6 @@ def publish(
     state: TrainState,
 ) -> None:
     """Put a generator into the run's root, as a directory that `genkit image` loads."""
-    save_tensors(run.path / WEIGHTS, finished.state_dict(), {"format": "pt"})
-    write_json(run.path / CONFIG, finished.config.to_dict())
     record = run_record(
         kind="image",
         config=config.to_dict(),
@@ -335,7 +332,7 @@ def publish(
         seconds=state.elapsed,
         metrics=state.extra.get("metrics"),
     )
-    write_json(run.path / RECORD, record)
+    run.publish(tensors={WEIGHTS: finished.state_dict()}, json={CONFIG: finished.config.to_dict(), RECORD: record})
 
 
 def _fixed_latents(config: GANTrainConfig) -> NDArray[np.float32]:
