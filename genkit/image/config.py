@@ -84,7 +84,7 @@ def parse_seeds(text: str) -> list[int]:
     """`0-3,40` -> [0, 1, 2, 3, 40].
 
     Raises:
-        UsageError: not such a list, or more than a million seeds.
+        UsageError: not such a list, more than a million seeds, or one above 2**63 - 1.
     """
     seeds: list[int] = []
     for part in text.split(","):
@@ -94,6 +94,8 @@ def parse_seeds(text: str) -> list[int]:
             high = int(last) if dash else low
         except ValueError:
             raise UsageError(f"--seeds {text!r} is not a list of seeds", "write 0-15,40") from None
+        if high >= 1 << 63:
+            raise UsageError(f"--seeds {text!r} has a seed above {(1 << 63) - 1}", "write 0-15,40")
         if high < low or len(seeds) + high - low >= 1_000_000:
             raise UsageError(f"--seeds {text!r} is an empty or too long range", "write 0-15,40")
         seeds.extend(range(low, high + 1))

@@ -1,0 +1,134 @@
+"""Fixtures that several tests share: tiny models, and ways to run the command line."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CORPUS = "The cat sat on the mat. The dog ran to the cat. A bird sang in the tree.\n" * 40
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended."""
+
+    code: int
+    out: bytes
+    err: str
+
+    @property
+    def text(self) -> str:
+        return self.out.decode()
+
+
+def clean_env(**more: str) -> dict[str, str]:
+    """The environment without what changes genkit's behaviour."""
+    changes = ("GENKIT_", "NO_COLOR", "FORCE_COLOR", "CLICOLOR")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(changes)}
+    return kept | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | more
+
+
+@pytest.fixture
+def run_genkit(tmp_path: Path) -> Callable[..., Result]:
+    """Run `genkit ARGS` as a process in `tmp_path`; standard input is empty unless given."""
+
+    def run(*args: str, input: bytes = b"", env: dict[str, str] | None = None, **more: Any) -> Result:
+        done = subprocess.run(
+            [sys.executable, "-m", "genkit", *args],
+            input=input,
+            env=clean_env(**(env or {})),
+            stdout=more.pop("stdout", subprocess.PIPE),
+            stderr=subprocess.PIPE,
+            cwd=more.pop("cwd", tmp_path),
+            **more,
+        )
+        return Result(done.returncode, done.stdout or b"", done.stderr.decode())
+
+    return run
+
+
+@pytest.fixture
+def genkit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> Callable[..., Result]:
+    """Run `genkit ARGS` inside this process, which spares the imports."""
+    from genkit.cli import entry
+
+    monkeypatch.chdir(tmp_path)
+    for name in os.environ.keys() - clean_env().keys():
+        monkeypatch.delenv(name)
+
+    def run(*args: str, input: bytes = b"") -> Result:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(input)))
+        capfdbinary.readouterr()
+        code = entry(args)
+        out, err = capfdbinary.readouterr()
+        return Result(code, out, err.decode())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model directory: a character GPT with random weights and a context of 64."""
+    import torch
+
+    from genkit.files import write_json
+    from genkit.text.config import GPTConfig
+    from genkit.text.models.gpt import GPT
+    from genkit.text.models.store import CONFIG, GENERATION, WEIGHTS, model_files
+    from genkit.text.tokenizer import train_char
+    from genkit.training.weights import save_tensors
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-text"
+    folder.mkdir()
+    tokenizer = train_char([CORPUS])
+    torch.manual_seed(0)
+    model = GPT(
+        GPTConfig(
+            vocab_size=tokenizer.vocab_size,
+            block_size=64,
+            n_layer=2,
+            n_head=2,
+            n_kv_head=1,
+            n_embd=32,
+            head_dim=16,
+            n_inner=64,
+            eos_id=tokenizer.eos_id,
+        )
+    )
+    shape, generation, tensors = model_files(model, {"max_new_tokens": 12})
+    save_tensors(folder / WEIGHTS, tensors, {"format": "pt"})
+    write_json(folder / CONFIG, shape)
+    write_json(folder / GENERATION, generation)
+    tokenizer.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model directory: a DCGAN for 32 pixels with random weights."""
+    import torch
+
+    from genkit.files import write_json
+    from genkit.image.config import DCGANConfig
+    from genkit.image.models.dcgan import Generator
+    from genkit.image.models.store import CONFIG, WEIGHTS
+    from genkit.training.weights import save_tensors
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-image"
+    folder.mkdir()
+    torch.manual_seed(0)
+    shape = DCGANConfig(size=32, nz=8, ngf=4, ndf=4)
+    save_tensors(folder / WEIGHTS, Generator(shape).state_dict())
+    write_json(folder / CONFIG, shape.to_dict())
+    return folder
