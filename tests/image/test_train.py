@@ -1,0 +1,256 @@
+"""The GAN loop: resuming changes nothing, and failures leave the last good state."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import genkit.image.train as train
+from genkit.errors import InputError, Terminated, TrainingStopped, UsageError
+from genkit.image.canvas import grid
+from genkit.image.config import GANTrainConfig
+from genkit.image.engines import ImageRequest
+from genkit.image.engines.torch import TorchImageEngine
+from genkit.image.losses import GANLoss
+from genkit.image.models.store import load_generator
+from genkit.image.train import plan, train_gan
+from genkit.runtime.device import Hardware, resolve
+from genkit.runtime.manager import Runtime
+from genkit.training.log import Progress
+
+
+class Recorder:
+    """A logger that keeps what it hears, and may interfere at a step."""
+
+    def __init__(self, at: int | None = None, do: object = None) -> None:
+        self.at, self.do = at, do
+        self.steps: list[int] = []
+        self.messages: list[str] = []
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def progress(self, progress: Progress) -> None:
+        self.steps.append(progress.step)
+        if progress.step == self.at:
+            self.do()  # type: ignore[operator]
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Thirty 32-pixel images: discs of one hue on white."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    y, x = np.mgrid[:32, :32]
+    rng = np.random.default_rng(0)
+    for i in range(30):
+        cx, cy = rng.integers(12, 20, 2)
+        pixels = np.full((32, 32, 3), 255, np.uint8)
+        pixels[(x - cx) ** 2 + (y - cy) ** 2 < 64] = (200, 40, 10 * (i % 3))
+        Image.fromarray(pixels).save(folder / f"{i:02d}.png")
+    return folder
+
+
+def settings(pictures: Path, out: Path, **changes: object) -> GANTrainConfig:
+    tiny = {"size": 32, "ngf": 4, "ndf": 4, "nz": 8, "batch_size": 8, "steps": 12}
+    return GANTrainConfig(data=str(pictures), out=str(out), **(tiny | changes))  # type: ignore[arg-type]
+
+
+def run(config: GANTrainConfig, logger: Recorder | None = None, precision: str = "fp32", **how: bool) -> Recorder:
+    logger = logger or Recorder()
+    placement = resolve("cpu", precision, task="train-gan", hardware=Hardware())
+    with Runtime(placement, config.seed) as runtime:
+        train_gan(config, runtime, logger, **how)
+    return logger
+
+
+def checkpoint_hashes(out: Path) -> dict[str, str]:
+    """SHA-256 of every tensor file in the newest checkpoint, and of the published model."""
+    newest = max((out / "checkpoints").glob("step-*"))
+    files = [*newest.glob("*.safetensors"), out / "model.safetensors"]
+    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+STABLE = {"d_norm": "spectral", "loss": "hinge"}
+R1 = {"d_norm": "none", "regularizer": "r1", "reg_interval": 2, "flip": True, "schedule": "linear"}
+
+
+@pytest.mark.parametrize("changes", [{}, STABLE, R1], ids=["reference", "spectral", "r1"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_stopped_and_resumed_equals_straight(
+    pictures: Path, tmp_path: Path, changes: dict[str, object], precision: str
+) -> None:
+    """Stopped twice, once in the middle of an epoch of 30 images in batches of 8."""
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    run(settings(pictures, straight, **changes), precision=precision)
+    config = settings(pictures, broken, **changes)
+    stop = lambda: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
+    for at, resume in ((3, False), (7, True)):
+        with pytest.raises(Terminated, match=f"step {at}") as caught:
+            run(config, Recorder(at, stop), precision, resume=resume)
+        assert "genkit train-gan --resume" in str(caught.value.hint)
+    run(config, precision=precision, resume=True)
+    assert checkpoint_hashes(straight) == checkpoint_hashes(broken)
+    steps = [json.loads(line)["step"] for line in (broken / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [json.loads(line)["step"] for line in (straight / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(pictures: Path, tmp_path: Path) -> None:
+    """A crash between checkpoints loses steps, not equality."""
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    run(settings(pictures, straight, save_interval=5))
+    config = settings(pictures, broken, save_interval=5)
+
+    def crash() -> None:
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        run(config, Recorder(8, crash))
+    assert run(config, resume=True).steps == list(range(6, 13))
+    assert checkpoint_hashes(straight) == checkpoint_hashes(broken)
+
+
+def test_another_seed_is_another_model(pictures: Path, tmp_path: Path) -> None:
+    run(settings(pictures, tmp_path / "a", steps=2))
+    run(settings(pictures, tmp_path / "b", steps=2, seed=1))
+    run(settings(pictures, tmp_path / "c", steps=2))
+    a, b, c = (checkpoint_hashes(tmp_path / name)["model.safetensors"] for name in "abc")
+    assert a == c != b
+
+
+def test_leaves_a_model_and_its_record(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(settings(pictures, out, data_license="CC0", sample_interval=6))
+    record = json.loads((out / "genkit.json").read_text())
+    assert record["kind"] == "image"
+    assert record["trained"]["images"] == 96
+    assert record["trained"]["steps"] == 12
+    assert record["data"]["images"] == 30
+    assert record["data"]["license"] == "CC0"
+    assert record["config"]["ngf"] == 4
+    assert record["metrics"].keys() == {"d_loss", "g_loss", "penalty"}
+    assert [p.name for p in sorted((out / "samples").iterdir())] == ["step-000006.png", "step-000012.png"]
+    assert load_generator(out).config.size == 32
+
+
+def test_the_last_sample_sheet_shows_what_the_model_draws(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(settings(pictures, out))
+    with Runtime(resolve("cpu", task="image", hardware=Hardware())) as runtime:
+        events = TorchImageEngine(load_generator(out), runtime).generate(ImageRequest(i) for i in range(64))
+        drawn = grid([event.pixels for event in events])
+    with Image.open(out / "samples" / "step-000012.png") as sheet:
+        assert np.abs(np.asarray(sheet).astype(int) - drawn).max() <= 1
+
+
+def test_not_finite_stops_and_keeps_the_last_good_state(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    real = train.LOSSES["bce"]
+    calls = 0
+
+    def breaks(real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return real.generator(real_logits, fake_logits) * (math.nan if calls == 8 else 1)
+
+    monkeypatch.setitem(train.LOSSES, "bce", GANLoss(real.discriminator, breaks))
+    with pytest.raises(TrainingStopped, match=r"g_loss nan.* at step 8") as caught:
+        run(settings(pictures, out, save_interval=3))
+    assert "--lr" in str(caught.value.hint)
+    assert max((out / "checkpoints").glob("step-*")).name == "step-000006"
+    assert all(torch.isfinite(p).all() for p in load_generator(out).parameters())
+
+
+def test_warns_when_the_discriminator_has_won(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = train.LOSSES["bce"]
+    monkeypatch.setitem(train.LOSSES, "bce", GANLoss(lambda r, f: real.discriminator(r, f) * 1e-4, real.generator))
+    heard = run(settings(pictures, tmp_path / "run")).messages
+    assert sum("--d-norm spectral" in message for message in heard) == 1
+
+
+def test_resume_refuses_changed_images(pictures: Path, tmp_path: Path) -> None:
+    config = settings(pictures, tmp_path / "run")
+    run(config)
+    (pictures / "00.png").unlink()
+    with pytest.raises(InputError, match="changed since this run began"):
+        run(config.replace(steps=20), resume=True)
+
+
+def test_resume_refuses_other_settings_but_takes_a_longer_budget(pictures: Path, tmp_path: Path) -> None:
+    config = settings(pictures, tmp_path / "run")
+    run(config)
+    with pytest.raises(UsageError, match="--lr was 0.0002"):
+        run(config.replace(lr=1e-3, steps=20), resume=True)
+    assert run(config.replace(steps=14), resume=True).steps == [13, 14]
+
+
+def test_an_existing_run_is_not_overwritten(pictures: Path, tmp_path: Path) -> None:
+    config = settings(pictures, tmp_path / "run", steps=1)
+    run(config)
+    with pytest.raises(UsageError, match="already holds a run"):
+        run(config)
+    run(config, force=True)
+
+
+def test_r1_refuses_batch_norm() -> None:
+    with pytest.raises(UsageError, match="--d-norm batch"):
+        GANTrainConfig(regularizer="r1")
+
+
+def test_budgets_exclude_one_another(pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--budget and --steps"):
+        run(settings(pictures, tmp_path / "run", budget=60.0))
+
+
+def test_image_budget_counts_real_images(pictures: Path, tmp_path: Path) -> None:
+    assert run(settings(pictures, tmp_path / "run", steps=None, images=20)).steps == [1, 2, 3]
+
+
+def test_fewer_images_than_a_batch_train_with_a_warning(pictures: Path, tmp_path: Path) -> None:
+    heard = run(settings(pictures, tmp_path / "run", batch_size=64, steps=1)).messages
+    assert any("30 images are fewer than --batch-size 64" in message for message in heard)
+
+
+def test_plan_trains_nothing_and_leaves_nothing(pictures: Path, tmp_path: Path) -> None:
+    config = settings(pictures, tmp_path / "run")
+    with Runtime(resolve("cpu", task="train-gan", hardware=Hardware())) as runtime:
+        found = plan(config, runtime)
+    assert found["training_images"] == 30
+    assert found["steps"] == 12
+    assert found["epochs"] == pytest.approx(3.2)
+    assert found["images_per_second"] > 0
+    assert not (tmp_path / "run").exists()
+
+
+def test_overfits_discs(pictures: Path, tmp_path: Path) -> None:
+    """After some hundred steps the mean image is near that of the data, as it is not at the start."""
+    changes = {"ngf": 8, "ndf": 8, "beta2": 0.99, "lr": 1e-3, "ema_images": 500, **STABLE}
+    data = np.stack([np.asarray(Image.open(p)) for p in sorted(pictures.iterdir())]).astype(float)
+
+    def distance(out: Path) -> float:
+        with Runtime(resolve("cpu", task="image", hardware=Hardware())) as runtime:
+            events = TorchImageEngine(load_generator(out), runtime).generate(ImageRequest(i) for i in range(64))
+            drawn = np.stack([event.pixels for event in events]).astype(float)
+        return float(np.abs(drawn.mean(0) - data.mean(0)).mean())
+
+    run(settings(pictures, tmp_path / "start", steps=1, **changes))
+    run(settings(pictures, tmp_path / "end", steps=300, **changes))
+    assert distance(tmp_path / "end") < 20 < 60 < distance(tmp_path / "start")
