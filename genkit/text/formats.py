@@ -1,0 +1,222 @@
+"""The file formats that hold text: one reader each, from bytes to documents.
+
+A reader yields the text of its documents in parts, and None where one ends.
+"""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import csv
+import functools
+import gzip
+import io
+import itertools
+import json
+import lzma
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from genkit.errors import InputError
+
+SEPARATOR = "<|endoftext|>"  # alone on a line of a text file, it ends a document
+
+_CHUNK = 1 << 18  # bytes
+_MAX_RECORD = 64 << 20  # characters of one JSON value or one CSV line
+_SEPARATOR_LINE = re.compile(rf"^{re.escape(SEPARATOR)}\n", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Source:
+    """An open file and how to read it.
+
+    Attributes:
+        path: for messages.
+        stream: its bytes, decompressed.
+        text_field: the key or column that holds the text.
+        errors: "strict" or "replace" for what is not UTF-8.
+    """
+
+    path: Path
+    stream: BinaryIO
+    text_field: str
+    errors: str
+
+
+def _open_zstd(raw: BinaryIO) -> BinaryIO:
+    try:
+        import zstandard
+    except ImportError as error:
+        raise InputError("reading .zst files needs the zstandard package", "pip install zstandard") from error
+    return cast(BinaryIO, zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True))
+
+
+OPENERS: dict[str, Callable[[BinaryIO], BinaryIO]] = {
+    ".gz": lambda raw: cast(BinaryIO, gzip.GzipFile(fileobj=raw)),
+    ".bz2": lambda raw: cast(BinaryIO, bz2.BZ2File(raw)),
+    ".xz": lambda raw: cast(BinaryIO, lzma.LZMAFile(raw)),
+    ".zst": _open_zstd,
+}
+
+
+def _decoded(source: Source) -> Iterator[str]:
+    """The text of a file in chunks, with `\\n` for every line end and no byte order mark."""
+    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8-sig")(source.errors), translate=True)
+    line, data = 1, source.stream.read(_CHUNK)
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise InputError(f"{source.path} is UTF-16", f"convert it: iconv -f UTF-16 -t UTF-8 {source.path}")
+    if b"\0" in data[:8192]:
+        raise InputError(f"{source.path} is binary, not text", "give text files; unpack archives first")
+    while True:
+        try:
+            text = decoder.decode(data, final=not data)
+        except UnicodeDecodeError as error:
+            line += error.object.count(b"\n", 0, error.start)
+            raise InputError(
+                f"{source.path}, line {line}: byte 0x{error.object[error.start]:02x} is not UTF-8",
+                "convert the file to UTF-8, or use --encoding-errors replace",
+            ) from error
+        line += text.count("\n")
+        if text:
+            yield text
+        if not data:
+            return
+        data = source.stream.read(_CHUNK)
+
+
+def _lines(source: Source) -> Iterator[str]:
+    """Lines with their `\\n`, each of bounded length."""
+    rest: list[str] = []
+    size, number = 0, 1
+    for chunk in _decoded(source):
+        *ended, open_line = chunk.split("\n")  # not splitlines, which also splits at U+2028 and others
+        for line in ended:
+            yield "".join((*rest, line, "\n"))
+            rest, size, number = [], 0, number + 1
+        rest.append(open_line)
+        size += len(open_line)
+        if size > _MAX_RECORD:
+            raise InputError(f"{source.path}, line {number} is longer than {_MAX_RECORD} characters")
+    if size:
+        yield "".join(rest)
+
+
+def read_text(source: Source) -> Iterator[str | None]:
+    held, at_line_start = "", True
+    for chunk in _decoded(source):
+        text = held + chunk
+        tail = text.rfind("\n") + 1
+        # the last line may be the beginning of a separator: see more of it first
+        held = text[tail:] if SEPARATOR.startswith(text[tail:]) and (tail or at_line_start) else ""
+        text = text[: len(text) - len(held)]
+        start = 0
+        for match in _SEPARATOR_LINE.finditer(text):
+            if match.start() or at_line_start:
+                yield text[start : match.start()]
+                yield None
+                start = match.end()
+        yield text[start:]
+        at_line_start = text.endswith("\n") if text else at_line_start
+    if held != SEPARATOR:
+        yield held
+
+
+def _read_jsonl(source: Source) -> Iterator[str | None]:
+    for number, line in enumerate(_lines(source), start=1):
+        if not line.isspace():
+            where = f"{source.path}, line {number}"
+            yield from _document(_parse(line, where), where, source)
+
+
+def _read_json(source: Source) -> Iterator[str | None]:
+    parts: list[str] = []
+    size = 0
+    for chunk in _decoded(source):
+        parts.append(chunk)
+        size += len(chunk)
+        if size > _MAX_RECORD:
+            raise InputError(
+                f"{source.path} is longer than {_MAX_RECORD} characters, too long for one JSON value",
+                "write it as .jsonl, one document a line",
+            )
+    value = _parse("".join(parts), str(source.path))
+    for number, record in enumerate(value if isinstance(value, list) else [value], start=1):
+        yield from _document(record, f"{source.path}, record {number}", source)
+
+
+def _read_csv(source: Source, delimiter: str) -> Iterator[str | None]:
+    csv.field_size_limit(_MAX_RECORD)
+    rows = csv.DictReader(_lines(source), delimiter=delimiter)
+    try:
+        for row in rows:
+            yield from _document(row, f"{source.path}, line {rows.line_num}", source)
+    except csv.Error as error:
+        raise InputError(f"{source.path}, line {rows.line_num} is not valid CSV: {error}") from error
+
+
+def _read_parquet(source: Source) -> Iterator[str | None]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise InputError("reading .parquet files needs the pyarrow package", "pip install pyarrow") from error
+    try:
+        table = pyarrow.parquet.ParquetFile(source.stream)
+        names = table.schema_arrow.names
+        if source.text_field not in names:
+            raise _no_field(str(source.path), source.text_field, names)
+        batches = table.iter_batches(batch_size=1024, columns=[source.text_field], use_threads=False)
+        for number, text in enumerate((text for batch in batches for text in batch.column(0).to_pylist()), start=1):
+            yield from _document({source.text_field: text}, f"{source.path}, row {number}", source)
+    except pyarrow.ArrowException as error:
+        raise InputError(f"{source.path} is not valid Parquet: {error}") from error
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        hint = "name the file .jsonl if it holds one value a line" if "Extra data" in str(error) else None
+        raise InputError(f"{where} is not valid JSON: {error}", hint) from error
+
+
+def _document(record: Any, where: str, source: Source) -> Iterator[str | None]:
+    """The text of a record: the record itself if it is a string, else its field."""
+    if isinstance(record, dict):
+        if source.text_field not in record:
+            raise _no_field(where, source.text_field, record)
+        record = record[source.text_field]
+    if record is None:
+        return
+    if not isinstance(record, str):
+        raise InputError(f"{where}: the text is a {type(record).__name__}, not a string", "name another --text-field")
+    try:
+        record.encode()
+    except UnicodeEncodeError as error:
+        if source.errors == "strict":
+            raise InputError(
+                f"{where}: half a surrogate pair, \\u{ord(record[error.start]):04x}, is not a character",
+                "use --encoding-errors replace",
+            ) from error
+        record = record.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    yield record
+    yield None
+
+
+def _no_field(where: str, field: str, names: Iterable[Any]) -> InputError:
+    known = ", ".join(str(name) for name in itertools.islice(names, 12))
+    return InputError(f"{where} has no field {field!r}", f"choose one with --text-field: {known}")
+
+
+READERS: dict[str, Callable[[Source], Iterator[str | None]]] = {
+    ".txt": read_text,
+    ".md": read_text,
+    ".jsonl": _read_jsonl,
+    ".json": _read_json,
+    ".csv": functools.partial(_read_csv, delimiter=","),
+    ".tsv": functools.partial(_read_csv, delimiter="\t"),
+    ".parquet": _read_parquet,
+}
