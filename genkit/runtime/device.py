@@ -106,7 +106,7 @@ def resolve(
         UsageError: not a device, a precision or an engine at all.
         ResourceError: this machine, or this device, cannot do it; says what can.
     """
-    if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:\d{1,4})?", device):
+    if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:[0-9]{1,4})?", device):
         raise UsageError(f"--device {device!r} is not a device", f"use {_either(DEVICES)}")
     if precision not in (*PRECISIONS, "int8"):
         raise UsageError(f"--precision {precision!r} is not a precision", f"use {_either(PRECISIONS)}")

@@ -1,0 +1,264 @@
+"""Requests against faked machines: the exact placement, or the exact refusal."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from genkit.errors import GenkitError, ResourceError, UsageError
+from genkit.runtime import device
+from genkit.runtime.device import CudaDevice, Hardware, Placement, resolve
+
+GB = 10**9
+H100 = CudaDevice("NVIDIA H100", (9, 0), 80 * GB)
+T4 = CudaDevice("Tesla T4", (7, 5), 16 * GB)
+MACHINES = {
+    "laptop": Hardware(cpus=4),
+    "mac": Hardware(mps=True, cpus=8),
+    "arc": Hardware(xpu=2, cpus=8),
+    "hopper": Hardware(cuda=(H100,), cpus=16, cuda_problem=""),
+    "turing": Hardware(cuda=(T4,), cpus=4, cuda_problem=""),
+    "mixed": Hardware(cuda=(T4, H100), mps=True, xpu=1, cpus=4, cuda_problem=""),
+    "broken": Hardware(cpus=4, cuda_problem="the NVIDIA driver does not work (unknown error)"),
+}
+NO_CUDA = "no NVIDIA driver was found"
+NO_HALF = "no CPU trains or samples faster in fp16 than in fp32"
+AMPERE = "TF32 is a mode of NVIDIA GPUs since Ampere"
+OLD = "this GPU is older than Ampere"
+FLOATS = "the torch engine computes in floating point only"
+
+# machine, device, precision -> (device, precision, why), or (message, hint)
+GRANTED = [
+    ("laptop", "auto", "auto", "cpu", "fp32", f"no GPU: {NO_CUDA}"),
+    ("laptop", "cpu", "auto", "cpu", "fp32", "as asked"),
+    ("laptop", "cpu", "fp32", "cpu", "fp32", "as asked"),
+    ("laptop", "auto", "bf16", "cpu", "bf16", f"no GPU: {NO_CUDA}"),
+    ("broken", "auto", "auto", "cpu", "fp32", "no GPU: the NVIDIA driver does not work (unknown error)"),
+    ("mac", "auto", "auto", "mps", "fp32", "the best of mps, cpu"),
+    ("mac", "mps", "fp16", "mps", "fp16", "as asked"),
+    ("mac", "cpu", "bf16", "cpu", "bf16", "as asked"),
+    ("arc", "auto", "auto", "xpu:0", "bf16", "the best of xpu:0, xpu:1, cpu"),
+    ("arc", "xpu", "fp16", "xpu:0", "fp16", "as asked"),
+    ("arc", "xpu:1", "fp32", "xpu:1", "fp32", "as asked"),
+    ("hopper", "auto", "auto", "cuda:0", "bf16", "the best of cuda:0, cpu"),
+    ("hopper", "cuda", "fp32", "cuda:0", "fp32", "as asked"),
+    ("hopper", "cuda:0", "tf32", "cuda:0", "tf32", "as asked"),
+    ("hopper", "auto", "fp16", "cuda:0", "fp16", "the best of cuda:0, cpu"),
+    ("hopper", "cpu", "auto", "cpu", "fp32", "as asked"),
+    ("turing", "auto", "auto", "cuda:0", "fp16", "the best of cuda:0, cpu"),
+    ("turing", "cuda", "fp32", "cuda:0", "fp32", "as asked"),
+    ("mixed", "auto", "auto", "cuda:0", "fp16", "the best of cuda:0, cuda:1, mps, xpu:0, cpu"),
+    ("mixed", "cuda:1", "auto", "cuda:1", "bf16", "as asked"),
+    ("mixed", "mps", "auto", "mps", "fp32", "as asked"),
+    ("mixed", "xpu", "auto", "xpu:0", "bf16", "as asked"),
+]
+REFUSED = [
+    ("laptop", "cuda", "auto", f"--device cuda is not on this machine: {NO_CUDA}", "there is cpu"),
+    ("laptop", "cuda:1", "fp32", f"--device cuda:1 is not on this machine: {NO_CUDA}", "there is cpu"),
+    ("laptop", "mps", "auto", "--device mps is not on this machine", "there is cpu"),
+    ("laptop", "xpu", "auto", "--device xpu is not on this machine", "there is cpu"),
+    ("laptop", "cpu", "fp16", f"--precision fp16 does not work on cpu: {NO_HALF}", "use fp32 or bf16"),
+    ("laptop", "auto", "tf32", f"--precision tf32 does not work on cpu: {AMPERE}", "use fp32 or bf16"),
+    ("laptop", "auto", "int8", f"--precision int8 does not work on cpu: {FLOATS}", "use fp32 or bf16"),
+    ("broken", "cuda", "auto", "--device cuda is not on this machine: the NVIDIA driver does not work (unknown error)",
+     "there is cpu"),
+    ("mac", "cuda", "auto", f"--device cuda is not on this machine: {NO_CUDA}", "there is mps, cpu"),
+    ("mac", "auto", "bf16", "--precision bf16 does not work on mps: not every Apple GPU has bf16", "use fp32 or fp16"),
+    ("mac", "auto", "tf32", f"--precision tf32 does not work on mps: {AMPERE}", "use fp32 or fp16"),
+    ("arc", "xpu:2", "auto", "--device xpu:2 is not on this machine", "there is xpu:0, xpu:1, cpu"),
+    ("arc", "xpu", "tf32", f"--precision tf32 does not work on xpu:0: {AMPERE}", "use bf16, fp16 or fp32"),
+    ("hopper", "cuda:3", "auto", "--device cuda:3 is not on this machine", "there is cuda:0 (NVIDIA H100, 80 GB), cpu"),
+    ("hopper", "cuda", "int8", f"--precision int8 does not work on cuda:0: {FLOATS}", "use bf16, fp16, tf32 or fp32"),
+    ("turing", "cuda", "bf16", f"--precision bf16 does not work on cuda:0: {OLD}", "use fp16 or fp32"),
+    ("turing", "cuda", "tf32", f"--precision tf32 does not work on cuda:0: {OLD}", "use fp16 or fp32"),
+    ("mixed", "cuda:2", "auto", "--device cuda:2 is not on this machine",
+     "there is cuda:0 (Tesla T4, 16 GB), cuda:1 (NVIDIA H100, 80 GB), mps, xpu:0, cpu"),
+]  # fmt: skip
+TASKS = get_args(device.Task)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(("machine", "asked", "precision", "placed", "computed", "why"), GRANTED)
+def test_granted(task: Any, machine: str, asked: str, precision: str, placed: str, computed: str, why: str) -> None:
+    for engine in ("auto", "torch"):
+        found = resolve(asked, precision, engine, task=task, hardware=MACHINES[machine])
+        assert found == Placement(placed, computed, "torch", why)
+    assert found.kind == placed.split(":")[0]
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(("machine", "asked", "precision", "message", "hint"), REFUSED)
+def test_refused(task: Any, machine: str, asked: str, precision: str, message: str, hint: str) -> None:
+    with pytest.raises(ResourceError) as caught:
+        resolve(asked, precision, task=task, hardware=MACHINES[machine])
+    assert (caught.value.message, caught.value.hint) == (message, hint)
+
+
+@pytest.mark.parametrize("name", MACHINES)
+@pytest.mark.parametrize("precision", [*device.PRECISIONS, "int8"])
+@pytest.mark.parametrize("asked", ["auto", "cpu", "cuda", "cuda:0", "cuda:1", "cuda:9", "mps", "xpu", "xpu:1"])
+def test_every_request_is_placed_on_what_is_there_or_refused_with_a_remedy_that_works(
+    name: str, precision: str, asked: str
+) -> None:
+    machine = MACHINES[name]
+    try:
+        found = resolve(asked, precision, task="text", hardware=machine)
+    except ResourceError as error:
+        assert error.hint is not None
+        words = error.hint.replace(",", " ").split()
+        if error.message.startswith("--device"):
+            offered = [w for w in words if w in device.available(machine)]
+            assert offered == device.available(machine)
+            assert all(resolve(w, task="text", hardware=machine).device == w for w in offered)
+        else:
+            offered = [w for w in words if w in device.PRECISIONS]
+            assert len(offered) >= 2
+            assert all(resolve(asked, p, task="text", hardware=machine).precision == p for p in offered)
+    else:
+        assert found.device in device.available(machine)
+        assert found.precision in device.precisions(found.device, machine)
+        assert precision in ("auto", found.precision)
+        assert asked in ("auto", found.device, found.kind)
+
+
+@pytest.mark.parametrize("text", ["", "gpu", "cuda:", "cuda:-1", "cuda:x", "cpu:0", "mps:0", "CUDA", "cuda:0 ", "cuda:٣"])
+def test_a_malformed_device_is_a_usage_error(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve(text, task="text", hardware=MACHINES["mixed"])
+    assert caught.value.message == f"--device {text!r} is not a device"
+    assert caught.value.hint == "use auto, cpu, cuda, cuda:N, mps, xpu or xpu:N"
+
+
+def test_an_unknown_precision_or_engine_is_a_usage_error() -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve(precision="fp64", task="text", hardware=MACHINES["laptop"])
+    assert str(caught.value) == "--precision 'fp64' is not a precision (use auto, fp32, tf32, bf16 or fp16)"
+    for task in TASKS:
+        with pytest.raises(UsageError) as caught:
+            resolve(engine="llamacpp", task=task, hardware=MACHINES["laptop"])
+        assert str(caught.value) == f"--engine 'llamacpp' is not an engine for {task} (use auto or torch)"
+
+
+def test_every_offered_engine_can_be_had() -> None:
+    for task in TASKS:
+        for engine in device.ENGINES[task]:
+            assert resolve(engine=engine, task=task, hardware=MACHINES["laptop"]).engine == "torch"
+
+
+class FakeDriver:
+    """A CUDA driver library with two GPUs; `fail` names a function and the code it gives."""
+
+    gpus = ((b"NVIDIA H100", 9, 0, 80 * GB), (b"Tesla T4", 7, 5, 16 * GB))
+
+    def __init__(self, fail: dict[str, int] | None = None, count: int = 2) -> None:
+        self.fail, self.count = fail or {}, count
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "cuGetErrorString":
+            return lambda code, out: setattr(out._obj, "value", b"broken badly") if code == 999 else None
+        answers = {
+            "cuInit": lambda flags: None,
+            "cuDeviceGetCount": lambda out: setattr(out._obj, "value", self.count),
+            "cuDeviceGet": lambda out, index: setattr(out._obj, "value", index),
+            "cuDeviceGetName": lambda buffer, size, gpu: setattr(buffer, "value", self.gpus[gpu.value][0]),
+            "cuDeviceGetAttribute": lambda out, which, gpu: setattr(
+                out._obj, "value", self.gpus[gpu.value][{75: 1, 76: 2}[which]]
+            ),
+            "cuDeviceTotalMem_v2": lambda out, gpu: setattr(out._obj, "value", self.gpus[gpu.value][3]),
+        }
+        if name not in answers:
+            raise AttributeError(name)
+        return lambda *arguments: self.fail[name] if name in self.fail else answers[name](*arguments) or 0
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> Any:
+    def build(driver: Any, **torch: bool) -> Hardware:
+        def load(name: str) -> Any:
+            if isinstance(driver, Exception):
+                raise driver
+            return driver
+
+        monkeypatch.setattr(device.ctypes, "CDLL", load)
+        monkeypatch.setattr(device, "_torch_build", lambda: torch)
+        return device.detect()
+
+    return build
+
+
+def test_detect_reads_the_driver(built: Any) -> None:
+    found = built(FakeDriver(), cuda=True)
+    assert found.cuda == (H100, T4)
+    assert found.cuda_problem == ""
+
+
+@pytest.mark.parametrize(
+    ("driver", "torch", "problem"),
+    [
+        (OSError("libcuda.so.1: cannot open"), {}, "no NVIDIA driver was found"),
+        (FakeDriver(count=0), {"cuda": True}, "the NVIDIA driver shows no GPU"),
+        (FakeDriver({"cuInit": 999}), {"cuda": True}, "the NVIDIA driver does not work (broken badly)"),
+        (FakeDriver({"cuInit": 803}), {"cuda": True}, "the NVIDIA driver does not work (error 803)"),
+        (FakeDriver({"cuDeviceGetName": 999}), {"cuda": True}, "the NVIDIA driver does not work (broken badly)"),
+        (object(), {"cuda": True}, "the NVIDIA driver does not work ('object' object has no attribute 'cuInit')"),
+        (FakeDriver(), {"cuda": False}, "the installed torch is built without CUDA"),
+    ],
+)
+def test_detect_survives_any_driver_and_says_why(built: Any, driver: Any, torch: Any, problem: str) -> None:
+    found = built(driver, **torch)
+    assert found.cuda == ()
+    assert found.cuda_problem == problem
+
+
+def test_intel_gpus_count_only_where_torch_can_use_them(built: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "_intel_gpus", lambda: 2)
+    assert built(FakeDriver(), cuda=True, xpu=True).xpu == 2
+    assert built(FakeDriver(), cuda=True, xpu=False).xpu == 0
+    assert built(FakeDriver()).xpu == 0
+
+
+@pytest.mark.parametrize(("system", "machine", "mps"), [("darwin", "arm64", True), ("darwin", "x86_64", False), ("linux", "arm64", False)])  # fmt: skip
+def test_mps_is_apple_silicon(monkeypatch: pytest.MonkeyPatch, built: Any, system: str, machine: str, mps: bool) -> None:
+    monkeypatch.setattr(device.sys, "platform", system)
+    monkeypatch.setattr(device.platform, "machine", lambda: machine)
+    assert built(OSError()).mps is mps
+
+
+@pytest.mark.parametrize(
+    ("limit", "cores"),
+    [("max 100000", 8), ("200000 100000", 2), ("150000 100000", 2), ("1000 100000", 1), ("9900000 100000", 8), ("", 8)],
+)
+def test_cpu_count_heeds_affinity_and_quota(monkeypatch: pytest.MonkeyPatch, limit: str, cores: int) -> None:
+    monkeypatch.setattr(device.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(device.Path, "read_text", lambda _: limit)
+    assert device.cpu_count() == cores
+
+
+def test_the_build_of_torch_is_what_torch_says_of_itself() -> None:
+    code = "import torch; print(torch.version.cuda is not None, torch.version.xpu is not None)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert device._torch_build() == {"cuda": said[0] == "True", "xpu": said[1] == "True"}
+
+
+def test_detect_and_resolve_import_nothing_heavy() -> None:
+    code = (
+        "import sys; from genkit.runtime.device import resolve; placed = resolve(task='text')\n"
+        "heavy = {'torch', 'numpy', 'rich', 'PIL', 'click'} & set(sys.modules); assert not heavy, heavy\n"
+        "print(placed.device)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
+    )
+    assert done.stdout.strip() in device.available(device.detect())
+
+
+def test_errors_carry_the_exit_codes() -> None:
+    codes = {"cuda:3": 5, "gpu": 2}
+    for text, code in codes.items():
+        with pytest.raises(GenkitError) as caught:
+            resolve(text, task="image", hardware=MACHINES["hopper"])
+        assert caught.value.exit_code == code
