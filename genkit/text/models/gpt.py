@@ -27,8 +27,8 @@ class KVCache:
 
     Row b holds `lengths[b]` tokens in slots 0 .. lengths[b] - 1, so a token's
     slot is its position. Prompts of different lengths are padded on the right;
-    set `lengths` to the true ones after the prompt's forward pass, and the next
-    tokens overwrite the padding.
+    after their forward pass `trim` sets the true lengths, and the next tokens
+    overwrite the padding.
 
     Attributes:
         keys, values: (n_layer, B, n_kv_head, capacity, head_dim).
@@ -73,11 +73,14 @@ class KVCache:
         self.lengths = self.lengths + tokens
         self.used += tokens
 
+    def trim(self, lengths: Tensor) -> None:
+        """Set the true lengths (B,) after a pass over padded prompts."""
+        self.lengths, self.used = lengths, int(lengths.max())
+
     def select(self, rows: Tensor) -> None:
         """Keep `rows` (R,), in that order; a row may be taken several times."""
         self.keys, self.values = self.keys[:, rows], self.values[:, rows]
-        self.lengths = self.lengths[rows]
-        self.used = int(self.lengths.max()) if len(rows) else 0
+        self.trim(self.lengths[rows])
 
 
 def rope_table(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -113,11 +116,9 @@ class Attention(nn.Module):
         self.k = nn.Linear(config.n_embd, config.n_kv_head * config.head_dim, bias=bias)
         self.v = nn.Linear(config.n_embd, config.n_kv_head * config.head_dim, bias=bias)
         self.o = nn.Linear(config.n_head * config.head_dim, config.n_embd, bias=bias)
-        if config.arch == "qwen3":
-            self.q_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps)
-            self.k_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps)
-        else:
-            self.q_norm = self.k_norm = None
+        normed = config.arch == "qwen3"
+        self.q_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if normed else None
+        self.k_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if normed else None
 
     def forward(
         self,
@@ -142,7 +143,8 @@ class Attention(nn.Module):
             if mask is not None:
                 k, v = all_k.to(q.dtype), all_v.to(q.dtype)  # (B, n_kv, S, hd)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=self.grouped)
-        return self.o(y.transpose(1, 2).reshape(B, T, -1))
+        out: Tensor = self.o(y.transpose(1, 2).reshape(B, T, -1))
+        return out
 
 
 class MLP(nn.Module):
@@ -156,9 +158,9 @@ class MLP(nn.Module):
         self.down = nn.Linear(config.n_inner, config.n_embd, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.gate is None:
-            return self.down(F.gelu(self.up(x), approximate="tanh"))
-        return self.down(F.silu(self.gate(x)) * self.up(x))
+        x = F.gelu(self.up(x), approximate="tanh") if self.gate is None else F.silu(self.gate(x)) * self.up(x)
+        out: Tensor = self.down(x)
+        return out
 
 
 def _norm(config: GPTConfig) -> nn.Module:
@@ -179,7 +181,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, *context: object) -> Tensor:
         x = x + self.drop(self.attn(self.norm1(x), *context))
-        return x + self.drop(self.mlp(self.norm2(x)))
+        x = x + self.drop(self.mlp(self.norm2(x)))
+        return x
 
 
 class GPT(nn.Module):
@@ -196,7 +199,7 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig, dropout: float = 0.0) -> None:
         super().__init__()
         if (size := count_parameters(config)) > MAX_PARAMETERS or config.n_layer > 4096:
-            raise InputError(f"model config: {config.n_layer} layers, {size:,} parameters are beyond what genkit builds")
+            raise InputError(f"model config: {config.n_layer} layers and {size:,} parameters are too many to build")
         self.config = config
         self.embed = nn.Embedding(config.vocab_size, config.n_embd)
         self.positions = nn.Embedding(config.block_size, config.n_embd) if config.arch == "gpt2" else None

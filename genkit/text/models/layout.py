@@ -15,7 +15,12 @@ from genkit.text.models.gpt import GPT, count_parameters
 # ours -> theirs; a name inside a block follows "blocks.{i}." here and the layer prefix there
 _OUTER = {
     "llama": {"embed": "model.embed_tokens", "norm": "model.norm", "lm_head": "lm_head"},
-    "gpt2": {"embed": "transformer.wte", "positions": "transformer.wpe", "norm": "transformer.ln_f", "lm_head": "lm_head"},
+    "gpt2": {
+        "embed": "transformer.wte",
+        "positions": "transformer.wpe",
+        "norm": "transformer.ln_f",
+        "lm_head": "lm_head",
+    },
 }
 _INNER = {
     "llama": {
@@ -90,11 +95,11 @@ def load_hf_state(model: GPT, tensors: Mapping[str, Tensor]) -> None:
         )
     for theirs, ours, transposed in pairs:
         tensor = tensors[theirs].T if transposed else tensors[theirs]
-        for part, source in zip(ours, tensor.split([len(t) for t in ours]), strict=True):
+        for part, source in zip(ours, torch.split(tensor, [len(t) for t in ours]), strict=True):
             part.copy_(source)
 
 
-def from_hf_state(config: GPTConfig, tensors: Mapping[str, Tensor]) -> GPT:
+def from_hf_state(config: GPTConfig, tensors: Mapping[str, Tensor], *, dropout: float = 0.0) -> GPT:
     """A GPT on the CPU in fp32 that holds `tensors`; nothing is allocated before they fit the config.
 
     Raises:
@@ -107,7 +112,7 @@ def from_hf_state(config: GPTConfig, tensors: Mapping[str, Tensor]) -> GPT:
             "config.json and model.safetensors must come from the same model",
         )
     with torch.device("meta"):
-        model = GPT(config)
+        model = GPT(config, dropout)
     model.to_empty(device="cpu")
     load_hf_state(model, tensors)
     return model
