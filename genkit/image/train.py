@@ -195,15 +195,15 @@ def train_gan(
                 )
 
             # once in a while: draw, save
-            ended = fraction >= 1 or stop.received is not None
-            times = budget.intervals()
-            if due(state.step, config.sample_interval, before, fraction, times) and not ended:
-                sample()
-                if shown["d_loss"] < _BEATEN and _BEATEN_WARNING not in warnings:
-                    warnings.append(_BEATEN_WARNING)
-                    logger.message(_BEATEN_WARNING)
-            if due(state.step, config.save_interval, before, fraction, times) and not ended:
-                save()
+            if fraction < 1 and stop.received is None:
+                times = budget.intervals() if meter.rested() else 0
+                if due(state.step, config.sample_interval, before, fraction, times):
+                    sample()
+                    if shown["d_loss"] < _BEATEN and _BEATEN_WARNING not in warnings:
+                        warnings.append(_BEATEN_WARNING)
+                        logger.message(_BEATEN_WARNING)
+                if due(state.step, config.save_interval, before, fraction, times):
+                    save()
             if stop.received is not None:
                 save()
                 raise stop.error(f"at step {state.step} in {out}", f"genkit train-gan --resume --out {out}")

@@ -257,7 +257,7 @@ class TextTrainConfig(Config):
 
     out: str = option("runs/text", "Run directory.", metavar="RUN", section=_RUN)
     eval_interval: int | None = option(None, "Steps between validations; default: 20 times a run.", min=1, section=_RUN)
-    eval_tokens: int = option(65_536, "Validation tokens to measure while training.", min=1, parse=parse_count, metavar="COUNT", section=_RUN)
+    eval_tokens: int = option(32_768, "Validation tokens to measure while training.", min=1, parse=parse_count, metavar="COUNT", section=_RUN)
     sample_interval: int | None = option(None, "Steps between samples; default: with each validation.", min=1, section=_RUN)
     sample_prompt: str = option("", "Prompt of the samples drawn while training.", metavar="TEXT", section=_RUN)
     save_interval: int | None = option(None, "Steps between checkpoints; default: with each validation.", min=1, section=_RUN)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from genkit.errors import TrainingStopped
-from genkit.files import write_bytes, write_json
+from genkit.files import write_bytes
 from genkit.runtime.manager import Runtime, memory_guard
 from genkit.text.config import GenerationConfig, GPTConfig, TextTrainConfig
 from genkit.text.data import Corpus, batch, prepare
@@ -32,7 +32,6 @@ from genkit.training.rundir import RunDir
 from genkit.training.schedule import Budget, due, lr_scale
 from genkit.training.state import TrainState
 from genkit.training.stop import StopSignal
-from genkit.training.weights import save_tensors
 
 # settings that may differ when a run is resumed: they change how long it is or what it reports
 MAY_CHANGE = frozenset(
@@ -140,6 +139,10 @@ def train_text(
             log.metrics(state.step, found)
             return found
 
+        def draw() -> None:
+            with meter.measured("sample"):
+                sample(run, model, corpus.tokenizer, config, runtime, state.step, logger)
+
         if not resume:
             save()  # a full disk shows now, and a kill at any time leaves something to resume
         fraction = meter.fraction(state.step, state.seen)
@@ -181,15 +184,14 @@ def train_text(
                 )
 
             # once in a while: validate, sample, save
-            ended = fraction >= 1 or stop.received is not None
-            times = budget.intervals()
-            if due(state.step, config.eval_interval, before, fraction, times) and not ended:
-                shown |= measure()
-            if due(state.step, config.sample_interval, before, fraction, times) and not ended:
-                with meter.measured("sample"):
-                    sample(run, model, corpus.tokenizer, config, runtime, state.step, logger)
-            if due(state.step, config.save_interval, before, fraction, times) and not ended:
-                save()
+            if fraction < 1 and stop.received is None:
+                times = budget.intervals() if meter.rested() else 0
+                if due(state.step, config.eval_interval, before, fraction, times):
+                    shown |= measure()
+                if due(state.step, config.sample_interval, before, fraction, times):
+                    draw()
+                if due(state.step, config.save_interval, before, fraction, times):
+                    save()
             if stop.received is not None:
                 save()
                 raise stop.error(f"at step {state.step} in {out}", f"genkit train-text --resume --out {out}")
@@ -197,7 +199,7 @@ def train_text(
         # --- the end ----------------------------------------------------------------------
         final = measure()
         state.extra["metrics"] = {"loss": shown.get("loss", math.nan)} | final
-        sample(run, model, corpus.tokenizer, config, runtime, state.step, logger)
+        draw()
         save()
         return TrainReport(out, state.step, state.seen, "tokens", meter.elapsed, state.extra["metrics"])
 
@@ -298,9 +300,6 @@ def publish(
 ) -> None:
     """Put the current model into the run's root, as a directory that any tool can load."""
     shape, generation, tensors = model_files(model, {})
-    save_tensors(run.path / WEIGHTS, tensors, {"format": "pt"})
-    write_json(run.path / CONFIG, shape)
-    write_json(run.path / GENERATION, generation)
     corpus.tokenizer.save(run.path)
     record = run_record(
         kind="text",
@@ -314,7 +313,7 @@ def publish(
         seconds=state.elapsed,
         metrics=state.extra.get("metrics"),
     )
-    write_json(run.path / RECORD, record)
+    run.publish(tensors={WEIGHTS: tensors}, json={CONFIG: shape, GENERATION: generation, RECORD: record})
 
 
 def _reading(logger: MetricLogger) -> Callable[[int, int], None]:

@@ -11,6 +11,7 @@ from genkit.training.log import Progress
 from genkit.training.schedule import Budget
 
 _WINDOW = 50  # steps that the shown rate is averaged over
+_SHARE = 0.1  # of the run that evaluating, sampling and saving may take unasked
 
 
 class Meter:
@@ -29,6 +30,7 @@ class Meter:
         self._origin = started - before
         self._recent: deque[tuple[float, int]] = deque(maxlen=_WINDOW)
         self._last: dict[str, float] = {}
+        self._rested_at = started
 
     @property
     def elapsed(self) -> float:
@@ -41,7 +43,13 @@ class Meter:
         before = time.monotonic()
         yield
         self._last[name] = time.monotonic() - before
+        self._rested_at = time.monotonic()
         self._recent.clear()  # the pause is not part of the training rate
+
+    def rested(self) -> bool:
+        """Whether enough training has passed since the last pause for another one of the same length."""
+        pause = sum(self._last.values())
+        return time.monotonic() - self._rested_at >= pause * (1 - _SHARE) / _SHARE
 
     def fraction(self, step: int, seen: int) -> float:
         """Share of the run that is done; a wall-time budget keeps back what the end will take."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genkit.errors import InputError
 from genkit.files import read_json
 from genkit.text.config import GPTConfig
-from genkit.text.models.gpt import GPT, load_hf_state, to_hf_state
+from genkit.text.models.gpt import GPT
+from genkit.text.models.layout import from_hf_state, to_hf_state
 from genkit.training.weights import load_tensors
 
 CONFIG, WEIGHTS, INDEX, GENERATION = (
@@ -51,14 +51,10 @@ def load_model(folder: Path, *, dropout: float = 0.0) -> GPT:
     Raises:
         InputError: as `read_config` and `read_weights`, or tensors that do not fit the shape.
     """
-    config, tensors = read_config(folder), read_weights(folder)
-    with torch.device("meta"):
-        claimed = GPT(config).num_parameters()
-    held = sum(t.numel() for t in tensors.values())
-    if claimed > 2 * held:  # before the memory for it is asked for
-        raise InputError(f"{folder}: config.json speaks of {claimed:,} parameters, the weights hold {held:,}")
-    model = GPT(config, dropout)
-    load_hf_state(model, tensors)
+    model = from_hf_state(read_config(folder), read_weights(folder))
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = dropout
     return model
 
 
