@@ -117,20 +117,25 @@ def iter_pieces(files: Iterable[Path], *, text_field: str = "text", errors: str 
 
 def _pieces(parts: Iterable[str | None]) -> Iterator[tuple[str, bool, bool]]:
     """Stretches of bounded length from parts of any length; None ends a document."""
-    pending, first = "", True
+    pending, ready, first = "", "", True  # ready: cut off, but perhaps the document's last
     for part in itertools.chain(parts, [None]):
         if part is None:
             text = pending.rstrip("\n")
-            if not first or text.strip():
+            if ready:
+                yield ready, first, not text
+                first = False
+            if text and (ready or not text.isspace()):
                 yield text, first, True
-            pending, first = "", True
+            pending, ready, first = "", "", True
             continue
-        pending = pending + part if not first else (pending + part).lstrip("\n")
+        pending = pending + part if ready else (pending + part).lstrip("\n")
         start = 0
         while len(pending) - start > PIECE:
             end = cut_point(pending, start, PIECE)
-            yield pending[start:end], first, False
-            start, first = end, False
+            if ready:
+                yield ready, first, False
+                first = False
+            ready, start = pending[start:end], end
         pending = pending[start:]
 
 

@@ -1,0 +1,185 @@
+"""From documents to token files to batches.
+
+`prepare` reads a corpus twice, once to learn its alphabet and size and once to
+tokenize it, and leaves its tokens in memory-mapped files; `batch` cuts training
+examples out of them. Memory stays bounded whatever the size of the corpus.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from genkit.errors import InputError
+from genkit.files import TEMPORARY, read_json, write_json
+from genkit.text.config import TextTrainConfig
+from genkit.text.documents import list_files
+from genkit.text.tokenfiles import TRAIN, VAL, Progress, build
+from genkit.text.tokenizer import Tokenizer
+
+_FORMAT = 1  # of the token files; a new one makes them again
+_META = "meta.json"
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Tokenized text on the disk.
+
+    Attributes:
+        train, val: token ids, uint16 or uint32, memory-mapped; each document is
+            followed by the end-of-text token. `val` is None when nothing is held out.
+        tokenizer: what made them.
+        documents, bytes: read in all, repeated sources included; UTF-8.
+        tokens_train, tokens_val: lengths of `train` and `val`.
+        bytes_val: UTF-8 bytes of the text in `val`.
+        fingerprint: SHA-256 over the files' names, sizes and times, and the settings.
+    """
+
+    train: np.ndarray
+    val: np.ndarray | None
+    tokenizer: Tokenizer
+    documents: int
+    bytes: int
+    tokens_train: int
+    tokens_val: int
+    bytes_val: int
+    fingerprint: str
+
+
+def prepare(
+    config: TextTrainConfig,
+    folder: Path,
+    tokenizer: Tokenizer | None = None,
+    on_progress: Progress = lambda done, total: None,
+) -> Corpus:
+    """Tokenize `config.data` into `folder`, or map what an earlier call left there.
+
+    The folder gets `train.bin`, `val.bin`, the tokenizer and, last, `meta.json`:
+    without that, whatever lies there is unfinished and made again.
+
+    Args:
+        tokenizer: to use instead of `config.tokenizer`.
+        on_progress: called now and then with bytes read and bytes to read; the
+            corpus is read twice.
+
+    Raises:
+        InputError: a file is missing, unreadable or not text; or the folder holds
+            the tokens of other data or settings.
+        OutputError: the folder cannot be written.
+    """
+    if not config.data:
+        raise InputError("there is no text to train on", "name it with --data")
+    made_from = _describe(config, tokenizer)
+    meta = _finished(folder, made_from)
+    if meta is None:
+        for leftover in (folder / _META, *folder.glob(TEMPORARY)):
+            leftover.unlink(missing_ok=True)
+        sizes = build(config, folder, tokenizer, on_progress)
+        fingerprint = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
+        meta = {"fingerprint": fingerprint, **sizes, "made_from": made_from}
+        write_json(folder / _META, meta)
+    train, val = _map(folder, TRAIN, meta), _map(folder, VAL, meta)
+    assert train is not None  # the split leaves some text to train on
+    return Corpus(
+        train=train,
+        val=val,
+        tokenizer=Tokenizer.load(folder),
+        fingerprint=meta["fingerprint"],
+        **{name: meta[name] for name in ("documents", "bytes", "tokens_train", "tokens_val", "bytes_val")},
+    )
+
+
+def batch(tokens: np.ndarray, *, block_size: int, batch_size: int, seed: int, step: int) -> tuple[Tensor, Tensor]:
+    """The examples of one step: a pure function of `seed` and `step`.
+
+    An epoch cuts the tokens, as a ring from a random place on, into blocks that
+    do not overlap, and takes them in random order; the next one cuts anew.
+
+    Returns:
+        x, y: (batch_size, block_size) int64; y is x one token later.
+
+    Raises:
+        InputError: fewer than `block_size + 1` tokens.
+    """
+    if len(tokens) <= block_size:
+        raise InputError(
+            f"the training text has {len(tokens)} tokens, too few for a context of {block_size}",
+            f"use --block-size {len(tokens) - 1} or less, or more text" if len(tokens) > 8 else "give more text",
+        )
+    blocks = len(tokens) // block_size  # an epoch
+    starts = []
+    for index in range(step * batch_size, (step + 1) * batch_size):
+        first, order = _epoch(seed, index // blocks, blocks, len(tokens))
+        starts.append(first + int(order[index % blocks]) * block_size)
+    places = (np.array(starts)[:, None] + np.arange(block_size + 1)) % len(tokens)
+    ids = torch.from_numpy(np.asarray(tokens[places], dtype=np.int64))  # (B, T + 1)
+    return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+
+
+@functools.lru_cache(maxsize=2)
+def _epoch(seed: int, epoch: int, blocks: int, tokens: int) -> tuple[int, np.ndarray]:
+    rng = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+    return int(rng.integers(tokens)), rng.permutation(blocks)
+
+
+# ---- what was built from what ------------------------------------------------
+
+
+def _describe(config: TextTrainConfig, tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """Everything that the token files depend on."""
+    if tokenizer is not None:
+        made_by = hashlib.sha256(tokenizer.to_json().encode()).hexdigest()
+    else:
+        made_by = config.tokenizer if config.tokenizer in ("auto", "char", "bpe") else _state(config.tokenizer)
+    return {
+        "format": _FORMAT,
+        "data": [[path, _state(path)] for path in config.data],
+        "val_data": [[config.val_data, _state(config.val_data)]] if config.val_data else [],
+        "tokenizer": made_by,
+        "text_field": config.text_field,
+        "val_fraction": config.val_fraction,
+        "vocab_size": config.vocab_size,
+        "encoding_errors": config.encoding_errors,
+    }
+
+
+def _state(path: str) -> str:
+    """Hash of the names, sizes and times of the files behind a path."""
+    state = hashlib.sha256()
+    for file in list_files([path]):
+        status = file.stat()
+        state.update(b"%s\0%d\0%d\n" % (os.fsencode(file), status.st_size, status.st_mtime_ns))
+    return state.hexdigest()
+
+
+def _finished(folder: Path, made_from: dict[str, Any]) -> dict[str, Any] | None:
+    """The `meta.json` of whole token files; None when there are none."""
+    if not (folder / _META).is_file():
+        return None
+    meta = read_json(folder / _META)
+    old = meta.get("made_from", {})
+    if changed := [name for name in made_from if old.get(name) != made_from[name]]:
+        paths = [path for name in changed if name.endswith("data") for path, _ in made_from[name]]
+        what = paths[0] if len(paths) == 1 else "--" + changed[0].replace("_", "-")
+        raise InputError(
+            f"{what} is not what {folder} was made from",
+            "bring back the old data and settings, or start anew with --force",
+        )
+    width = np.dtype(meta["dtype"]).itemsize
+    sizes = {TRAIN: meta["tokens_train"] * width, VAL: meta["tokens_val"] * width}
+    whole = all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items())
+    return meta if whole else None
+
+
+def _map(folder: Path, name: str, meta: dict[str, Any]) -> np.ndarray | None:
+    path = folder / name
+    return np.memmap(path, dtype=np.dtype(meta["dtype"]), mode="r") if path.stat().st_size else None
