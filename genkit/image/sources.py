@@ -128,7 +128,7 @@ def _read_zip(source: Source) -> None:
             f"{str(source.path)!r} is not a folder or a readable zip: {error}", "name a folder or a zip of images"
         ) from error
     for member in source.archive.infolist():
-        hidden = any(part.startswith((".", "__MACOSX")) for part in member.filename.split("/"))
+        hidden = any(part.startswith((".", "__MACOSX")) and part != ".." for part in member.filename.split("/"))
         if member.is_dir() or hidden or stat.S_ISLNK(member.external_attr >> 16):
             continue
         if member.flag_bits & 0x1:

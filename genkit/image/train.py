@@ -94,9 +94,7 @@ def train_gan(
         store = prepare(config, run.data, resume=resume, on_progress=_reading(logger))
         warnings += store.report.warnings(config.batch_size)
         torch.manual_seed(config.seed)
-        shape = model_shape(config)
-        generator = Generator(shape).to(runtime.device, memory_format=torch.channels_last)
-        discriminator = Discriminator(shape).to(runtime.device, memory_format=torch.channels_last)
+        generator, discriminator = networks(config, runtime)
         average = copy.deepcopy(generator).requires_grad_(False)
         for line in (store.report.line(), model_line(generator, discriminator), *warnings):
             logger.message(line)
@@ -225,9 +223,7 @@ def plan(config: GANTrainConfig, runtime: Runtime) -> dict[str, Any]:
     budget = Budget.of(budget=config.budget, steps=config.steps, units=config.images, unit="images")
     with tempfile.TemporaryDirectory(prefix="genkit-") as folder, memory_guard(_OUT_OF_MEMORY):
         store = prepare(config, Path(folder))
-        shape = model_shape(config)
-        generator = Generator(shape).to(runtime.device, memory_format=torch.channels_last)
-        discriminator = Discriminator(shape).to(runtime.device, memory_format=torch.channels_last)
+        generator, discriminator = networks(config, runtime)
         loss = LOSSES[config.loss]
         seconds = []
         for step in range(4):
@@ -267,9 +263,9 @@ def plan(config: GANTrainConfig, runtime: Runtime) -> dict[str, Any]:
     }
 
 
-def model_shape(config: GANTrainConfig) -> DCGANConfig:
-    """The networks that the settings ask for."""
-    return DCGANConfig(
+def networks(config: GANTrainConfig, runtime: Runtime) -> tuple[Generator, Discriminator]:
+    """The pair that the settings ask for, freshly initialised, on the device, channels last in memory."""
+    shape = DCGANConfig(
         arch=config.arch,
         size=config.size,
         channels=config.channels,
@@ -278,6 +274,11 @@ def model_shape(config: GANTrainConfig) -> DCGANConfig:
         ndf=config.ndf,
         d_norm=config.d_norm,
     )
+    nets = Generator(shape), Discriminator(shape)
+    for net in nets:
+        net.to(runtime.device)
+        net.to(memory_format=torch.channels_last)
+    return nets
 
 
 def adam(model: nn.Module, lr: float, config: GANTrainConfig) -> torch.optim.Adam:

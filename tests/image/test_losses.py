@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from genkit.image.config import GANTrainConfig, DCGANConfig
+from genkit.image.config import DCGANConfig, GANTrainConfig
 from genkit.image.losses import LOSSES, r1_penalty
 from genkit.image.models.dcgan import Discriminator
 

@@ -197,7 +197,7 @@ def test_resume_refuses_changed_images(pictures: Path, tmp_path: Path) -> None:
 def test_resume_refuses_other_settings_but_takes_a_longer_budget(pictures: Path, tmp_path: Path) -> None:
     config = settings(pictures, tmp_path / "run")
     run(config)
-    with pytest.raises(UsageError, match="--lr was 0.0002"):
+    with pytest.raises(UsageError, match=r"--lr was 0\.0002"):
         run(config.replace(lr=1e-3, steps=20), resume=True)
     assert run(config.replace(steps=14), resume=True).steps == [13, 14]
 

@@ -1,0 +1,90 @@
+"""Sheets, encodings and notes."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from genkit.errors import InputError, UsageError
+from genkit.image.canvas import encode, encode_npz, format_of, grid, read_note
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (8, 6, 3), np.uint8)
+NOTE = {"seed": "7", "model": "kittens", "author": "Ünïcode 猫"}
+
+
+def test_grid_places_pictures_row_by_row() -> None:
+    pictures = [np.full((2, 3, 1), i, np.uint8) for i in range(5)]
+    sheet = grid(pictures, gap=1)
+    assert sheet.shape == (1 + 2 * 3, 1 + 3 * 4, 1)  # 2 rows of 3
+    w = 255
+    assert sheet[:, :, 0].tolist() == [
+        [w] * 13,
+        [w, 0, 0, 0, w, 1, 1, 1, w, 2, 2, 2, w],
+        [w, 0, 0, 0, w, 1, 1, 1, w, 2, 2, 2, w],
+        [w] * 13,
+        [w, 3, 3, 3, w, 4, 4, 4, w, w, w, w, w],
+        [w, 3, 3, 3, w, 4, 4, 4, w, w, w, w, w],
+        [w] * 13,
+    ]
+
+
+@pytest.mark.parametrize(("n", "columns", "shape"), [(16, None, (32, 24)), (16, 8, (16, 48)), (1, None, (8, 6))])
+def test_grid_shape(n: int, columns: int | None, shape: tuple[int, int]) -> None:
+    assert grid([PICTURE] * n, columns, gap=0).shape == (*shape, 3)
+
+
+@pytest.mark.parametrize("format", ["png", "webp"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_lossless(format: str, channels: int) -> None:
+    pixels = PICTURE[:, :, :channels]
+    with Image.open(io.BytesIO(encode(pixels, format, NOTE))) as image:
+        assert image.format == format.upper()
+        read = np.asarray(image.convert("L" if channels == 1 else "RGB")).reshape(pixels.shape)
+    assert np.array_equal(read, pixels)
+
+
+def test_jpg() -> None:
+    smooth = np.full((16, 16, 3), (10, 120, 240), np.uint8)
+    with Image.open(io.BytesIO(encode(smooth, "jpg"))) as image:
+        assert image.format == "JPEG"
+        assert np.abs(np.asarray(image).astype(int) - smooth).max() <= 2
+
+
+@pytest.mark.parametrize("format", ["png", "webp", "jpg"])
+def test_notes_come_back(format: str) -> None:
+    assert read_note(encode(PICTURE, format, NOTE)) == NOTE
+    assert read_note(encode(PICTURE, format)) == {}
+
+
+def test_encoding_is_deterministic() -> None:
+    assert encode(PICTURE, "png", NOTE) == encode(PICTURE, "png", NOTE)
+    assert encode_npz(PICTURE[None], [7], NOTE) == encode_npz(PICTURE[None], [7], NOTE)
+
+
+def test_npz_opens_without_pickle() -> None:
+    with np.load(io.BytesIO(encode_npz(PICTURE[None], [2**63 + 1], NOTE)), allow_pickle=False) as found:
+        assert np.array_equal(found["images"], PICTURE[None])
+        assert found["seeds"].tolist() == [2**63 + 1]
+        assert '"model": "kittens"' in str(found["note"])
+
+
+def test_formats_from_names() -> None:
+    assert [format_of(n) for n in ("a.PNG", "b.webp", "c.jpeg", "d.npz", "-", "x.y/plain")] == [
+        "png", "webp", "jpg", "npz", "png", "png",
+    ]  # fmt: skip
+    with pytest.raises(UsageError, match=r"'.gif'"):
+        format_of("a.gif")
+
+
+def test_sheets_that_a_format_cannot_hold() -> None:
+    with pytest.raises(UsageError, match="webp holds at most 16383"):
+        encode(np.zeros((1, 16384, 1), np.uint8), "webp")
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing", b"\x89PNG\r\n\x1a\nnothing"])
+def test_notes_of_other_files(content: bytes) -> None:
+    with pytest.raises(InputError, match="not a png"):
+        read_note(content)

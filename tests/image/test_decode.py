@@ -1,0 +1,193 @@
+"""Every kind of image file becomes the pixels that a viewer shows."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from genkit.image.decode import MAX_PIXELS, decode, scale_to_8_bit
+
+# four flat quadrants, unlike under any rotation or reflection
+QUADRANTS = np.zeros((16, 16, 3), np.uint8)
+QUADRANTS[:8, :8], QUADRANTS[:8, 8:] = (255, 0, 0), (0, 255, 0)
+QUADRANTS[8:, :8], QUADRANTS[8:, 8:] = (0, 0, 255), (255, 255, 0)
+
+
+def encoded(image: Image.Image, format: str = "PNG", **how: object) -> io.BytesIO:
+    file = io.BytesIO()
+    image.save(file, format, **how)  # type: ignore[arg-type]
+    file.seek(0)
+    return file
+
+
+def read(file: io.BytesIO, size: int = 16, channels: int = 3, fit: str = "crop") -> NDArray[np.uint8]:
+    return decode(file, size, channels, fit)
+
+
+@pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF", "PPM", "GIF", "WEBP", "JPEG"])
+def test_formats(format: str) -> None:
+    how = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}}.get(format, {})
+    pixels = read(encoded(Image.fromarray(QUADRANTS), format, **how))
+    assert pixels.shape == (16, 16, 3)
+    assert pixels.dtype == np.uint8
+    # JPEG rounds colours
+    assert np.abs(pixels.astype(int) - QUADRANTS).max() <= (4 if format == "JPEG" else 0)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_exif_orientation(orientation: int, format: str) -> None:
+    """Stored as the camera held it, shown upright."""
+    back = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}[orientation]  # upright -> stored
+    upright = Image.fromarray(QUADRANTS)
+    stored = upright if back is None else upright.transpose(Image.Transpose(back))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    how = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}}.get(format, {})
+    pixels = read(encoded(stored, format, exif=exif, **how))
+    assert np.abs(pixels.astype(int) - QUADRANTS).max() <= 4
+
+
+def test_16_bit_grey_is_scaled() -> None:
+    """Clipping at 255 would turn all but the darkest 1/256 white."""
+    levels = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    pixels = read(encoded(Image.fromarray(levels)))
+    assert np.abs(pixels[:, :, 0].ravel().astype(int) - np.arange(256)).max() <= 1
+    assert np.array_equal(pixels[:, :, 0], pixels[:, :, 2])
+
+
+def test_16_bit_rgb_png() -> None:
+    """Written by hand, because Pillow reads such files but does not write them."""
+    rows = b"".join(b"\0" + struct.pack(">48H", *[x * 4096, 0x8000, 0xFFFF] * 1, *[0] * 45) for x in range(16))
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 16, 16, 16, 2, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    pixels = read(io.BytesIO(png))
+    assert pixels[:, 0, 0].tolist() == [x * 16 for x in range(16)]
+    assert pixels[0, 0].tolist() == [0, 128, 255]
+
+
+def test_float_tiff_in_unit_range() -> None:
+    values = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
+    assert read(encoded(Image.fromarray(values), "TIFF"))[:, :, 0].ravel().tolist() == list(range(256))
+
+
+@pytest.mark.parametrize("values", [np.float32([[0, 2]]), np.float32([[np.nan, 0]]), np.int32([[-1, 5]])])
+def test_grey_values_without_an_agreed_range_are_refused(values: NDArray[np.generic]) -> None:
+    with pytest.raises(ValueError, match="not within"):
+        scale_to_8_bit(values)
+
+
+def test_cmyk_jpeg() -> None:
+    cmyk = Image.fromarray(QUADRANTS).convert("CMYK")
+    pixels = read(encoded(cmyk, "JPEG", quality=100, subsampling=0))
+    assert np.abs(pixels.astype(int) - QUADRANTS).max() <= 6
+
+
+def test_alpha_lies_on_white() -> None:
+    rgba = np.dstack([QUADRANTS, np.full((16, 16), 255, np.uint8)])
+    rgba[:8, :8, 3] = 0  # transparent, whatever colour hides there
+    rgba[:8, 8:, 3] = 128
+    pixels = read(encoded(Image.fromarray(rgba)))
+    assert pixels[2, 2].tolist() == [255, 255, 255]
+    assert np.abs(pixels[2, 12].astype(int) - [127, 255, 127]).max() <= 1
+    assert pixels[12, 2].tolist() == [0, 0, 255]
+
+
+def test_palette_and_palette_with_alpha() -> None:
+    paletted = Image.fromarray(QUADRANTS).quantize(4)
+    assert np.array_equal(read(encoded(paletted)), QUADRANTS)
+    red = paletted.getpixel((0, 0))
+    assert isinstance(red, int)
+    pixels = read(encoded(paletted, transparency=red))
+    assert pixels[2, 2].tolist() == [255, 255, 255]
+    assert pixels[12, 2].tolist() == [0, 0, 255]
+
+
+def test_grey_with_alpha_and_one_bit() -> None:
+    la = np.full((16, 16, 2), 255, np.uint8)
+    la[:, :, 0], la[:8, :, 1] = 100, 0
+    pixels = read(encoded(Image.fromarray(la)))
+    assert pixels[0, 0].tolist() == [255] * 3
+    assert pixels[15, 0].tolist() == [100] * 3
+    one = Image.fromarray(QUADRANTS[:, :, 0] > 0)
+    assert np.array_equal(read(encoded(one))[:, :, 0], QUADRANTS[:, :, 0])
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_animations_give_their_first_frame(format: str) -> None:
+    first, second = Image.fromarray(QUADRANTS), Image.new("RGB", (16, 16), "black")
+    how = {"lossless": True} if format == "WEBP" else {}
+    pixels = read(encoded(first, format, save_all=True, append_images=[second], **how))
+    assert np.array_equal(pixels, QUADRANTS)
+
+
+def test_fit() -> None:
+    wide = np.zeros((16, 32, 3), np.uint8)
+    wide[:, :8], wide[:, 8:24], wide[:, 24:] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+    assert (read(encoded(Image.fromarray(wide)), 16, fit="crop") == (0, 255, 0)).all()
+    pad, stretch = (read(encoded(Image.fromarray(wide)), 32, fit=fit) for fit in ("pad", "stretch"))
+    assert (pad[:8] == 255).all()
+    assert (pad[24:] == 255).all()
+    assert np.array_equal(pad[8:24], wide)
+    assert stretch[5, 0].tolist() == [255, 0, 0]
+    assert stretch[30, 31].tolist() == [0, 0, 255]
+
+
+@pytest.mark.parametrize("shape", [(1, 300), (300, 1), (1, 1), (3, 2)])
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+def test_thin_images(shape: tuple[int, int], fit: str) -> None:
+    pixels = read(encoded(Image.new("RGB", shape, (9, 80, 200))), 32, fit=fit)
+    assert pixels.shape == (32, 32, 3)
+    assert (pixels == (9, 80, 200)).all(-1).any()
+
+
+def test_shrinking_averages() -> None:
+    """A checkerboard finer than a pixel is grey; picking every n-th pixel would show black or white."""
+    board = (np.indices((256, 256)).sum(0) % 2 * 255).astype(np.uint8)
+    for file in (encoded(Image.fromarray(board)), encoded(Image.fromarray(board), "JPEG", quality=95)):
+        assert np.abs(read(file, 32).astype(int) - 127).max() <= 3
+
+
+def test_large_jpegs_are_decoded_at_a_fraction() -> None:
+    ramp = np.tile(np.linspace(0, 255, 1024).astype(np.uint8), (1024, 1))
+    pixels = read(encoded(Image.fromarray(ramp), "JPEG", quality=95), 32, channels=1)
+    assert np.abs(pixels[:, :, 0].astype(int) - np.linspace(3.5, 251.5, 32).round()).max() <= 3
+
+
+def test_grey_channel() -> None:
+    pixels = read(encoded(Image.fromarray(QUADRANTS)), channels=1)
+    assert pixels.shape == (16, 16, 1)
+    assert pixels[0, 0, 0] == 76  # 0.299 * 255
+
+
+def test_a_pixel_bomb_is_refused_before_it_is_decoded() -> None:
+    """A PNG header that claims 60,000 x 60,000 pixels, 10 GB when decoded."""
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0))
+    with pytest.raises(Exception, match="pixels"):
+        read(io.BytesIO(bomb + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")))
+    assert MAX_PIXELS < 60000 * 60000
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"])
+def test_what_is_no_image_is_refused(content: bytes) -> None:
+    with pytest.raises(OSError, match="cannot identify"):
+        read(io.BytesIO(content))
+
+
+def test_a_truncated_file_is_refused() -> None:
+    whole = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)), "JPEG")
+    with pytest.raises(OSError, match="truncated"):
+        read(io.BytesIO(whole.getvalue()[:-500]))
