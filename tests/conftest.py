@@ -6,7 +6,8 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,22 @@ def run_genkit(tmp_path: Path) -> Callable[..., Result]:
         return Result(done.returncode, done.stdout or b"", done.stderr.decode())
 
     return run
+
+
+@pytest.fixture
+def start_genkit(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start `genkit ARGS` in `tmp_path` and go on; both outputs are pipes of text."""
+    with ExitStack() as stack:
+
+        def start(*args: str, **more: Any) -> subprocess.Popen[str]:
+            pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+            command = [sys.executable, "-m", "genkit", *args]
+            process = subprocess.Popen(command, text=True, cwd=tmp_path, env=clean_env(), **(pipes | more))
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            return process
+
+        yield start
 
 
 @pytest.fixture

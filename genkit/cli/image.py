@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from genkit import __version__
 from genkit.cli.options import chosen, command, config_options, model_option, option, runtime_options, seed_option
+from genkit.cli.sampling import open_model, timed, weights_hash
 from genkit.cli.terminal import Terminal, is_terminal, random_seed, write
 from genkit.cli.training import run_training, training_options
-from genkit.errors import InputError, UsageError
-from genkit.files import atomic_write, output_errors, sha256, write_bytes
+from genkit.errors import UsageError
+from genkit.files import atomic_write, output_errors, write_bytes
 from genkit.image.config import GANTrainConfig, ImageSampleConfig, parse_seeds
 
 if TYPE_CHECKING:
     from genkit.image.engines import ImageEvent
+    from genkit.pipeline import ImagePipeline
 
 FORMATS = ("png", "webp", "jpg", "npz")
 
@@ -96,33 +97,22 @@ def image(
     if out == "-" and is_terminal(sys.stdout):
         raise UsageError("--out - would write an image to this terminal", "redirect it: --out - > grid.png")
 
-    from genkit.runtime.device import resolve
-
-    placement = resolve(device, precision, engine, task="image")
-    terminal.detail(f"running on {placement.device} in {placement.precision}: {placement.why}")
-
-    from genkit import library
-    from genkit.pipeline import ImagePipeline, open_pipeline
-
-    folder = library.find(model)
-    if library.kind(folder) != "image":
-        raise InputError(f"{model} is a text model", "use genkit text")
-    pipeline = open_pipeline(folder, placement)
-    assert isinstance(pipeline, ImagePipeline)
+    opened = open_model(terminal, model, "image", device=device, precision=precision, engine=engine)
+    pipeline = cast("ImagePipeline", opened)
     if drawn_seed:
         terminal.note(f"seed {first}")
-    note = _note(model, folder)
-    events = pipeline.draw(wanted)
+    note = _note(model, pipeline.folder)
+    events, clobber = timed(terminal, pipeline.draw(wanted), "images"), not no_clobber
     if each:
-        paths = _write_each(events, Path(out), form, note, clobber=not no_clobber)
+        written = _write_each(events, Path(out), form, note, clobber=clobber)
     else:
-        paths = [] if out == "-" else [out]
-        _write_sheet(events, out, form, note | {"seeds": config.seeds or seed_list(wanted)}, clobber=not no_clobber)
+        written = _write_sheet(events, out, form, note | {"seeds": config.seeds or seed_list(wanted)}, clobber=clobber)
     if terminal.json:
-        facts = note | {"seeds": wanted, "files": paths, "size": pipeline.size, "channels": pipeline.channels}
-        write(json.dumps(facts, ensure_ascii=False) + "\n")
+        facts = {"seeds": wanted, "files": list(written), "size": pipeline.size, "channels": pipeline.channels}
+        write(json.dumps(note | facts, ensure_ascii=False) + "\n")
     else:
-        write("".join(path + "\n" for path in paths))
+        for path in written:
+            write(path + "\n")
 
 
 def _format(out: str, form: str | None, each: bool) -> str:
@@ -147,7 +137,7 @@ def _note(model: str, folder: Path) -> dict[str, str]:
     return {
         "software": f"genkit {__version__}",
         "model": model,
-        "model_sha256": sha256(folder / "model.safetensors"),
+        "model_sha256": weights_hash(folder) or "",
     }
 
 
@@ -158,37 +148,39 @@ def seed_list(seeds: Sequence[int]) -> str:
 
 def _write_each(
     events: Iterable[ImageEvent], folder: Path, form: str, note: dict[str, str], *, clobber: bool
-) -> list[str]:
+) -> Iterator[str]:
+    """A file an image; yields the paths as they come."""
     from genkit.image.canvas import encode
 
     with output_errors(folder):
         folder.mkdir(exist_ok=True)
-    paths = []
     for event in events:
         path = folder / f"seed{event.seed:05d}.{form}"
         write_bytes(path, encode(event.pixels, form, note | {"seed": str(event.seed)}), clobber=clobber)
-        paths.append(str(path))
-    return paths
+        yield str(path)
 
 
-def _write_sheet(events: Iterable[ImageEvent], out: str, form: str, note: dict[str, str], *, clobber: bool) -> None:
+def _write_sheet(
+    events: Iterable[ImageEvent], out: str, form: str, note: dict[str, str], *, clobber: bool
+) -> Iterator[str]:
     """All images in one file, which is opened first: what cannot be written fails before the work."""
     import numpy as np
 
     from genkit.image.canvas import encode, encode_npz, grid
 
-    with ExitStack() as stack:
-        file = None if out == "-" else stack.enter_context(atomic_write(out, clobber=clobber))
+    def data() -> bytes:
         drawn = list(events)
         images = np.stack([event.pixels for event in drawn])  # (N, H, W, C)
         if form == "npz":
-            data = encode_npz(images, [event.seed for event in drawn], note)
-        else:
-            data = encode(grid(images), form, note)
-        if file is None:
-            write(data)
-        else:
-            file.write(data)
+            return encode_npz(images, [event.seed for event in drawn], note)
+        return encode(grid(images), form, note)
+
+    if out == "-":
+        write(data())
+        return
+    with atomic_write(out, clobber=clobber) as file:
+        file.write(data())
+    yield out
 
 
 @command("train-gan", TRAIN_EXAMPLES)

@@ -6,20 +6,22 @@ import json
 import sys
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from genkit.cli.options import chosen, command, config_options, model_option, option, runtime_options, seed_option
 from genkit.cli.prompt import prompt_text
+from genkit.cli.sampling import open_model, timed, weights_hash
 from genkit.cli.terminal import Terminal, is_terminal, printable, random_seed, write
 from genkit.cli.training import run_training, training_options
 from genkit.errors import InputError, UsageError
+from genkit.files import atomic_write
 from genkit.text.config import GenerationConfig, TextTrainConfig
 
 if TYPE_CHECKING:
-    from genkit.pipeline import TextEvent
+    from genkit.pipeline import TextEvent, TextPipeline
 
 SEPARATOR = "---\n"
 
@@ -99,35 +101,24 @@ def text(
     start = prompt_text(ctx, prompt)
     config, set_by_user = chosen(ctx, GenerationConfig)
 
-    from genkit.runtime.device import resolve
-
-    placement = resolve(device, precision, engine, task="text")
-    terminal.detail(f"running on {placement.device} in {placement.precision}: {placement.why}")
-
-    from genkit import library
-    from genkit.pipeline import TextPipeline, open_pipeline
-
-    folder = library.find(model)
-    if library.kind(folder) != "text":
-        raise InputError(f"{model} is an image model", "use genkit image")
-    pipeline = open_pipeline(folder, placement)
-    assert isinstance(pipeline, TextPipeline)
+    opened = open_model(terminal, model, "text", device=device, precision=precision, engine=engine)
+    pipeline = cast("TextPipeline", opened)
     config = _settled(config, set_by_user, pipeline.defaults())
     if seed is None:
         seed = random_seed()
         terminal.note(f"seed {seed}")
     to_terminal = output is None and is_terminal(sys.stdout)
-    with ExitStack() as stack:
-        put = _sink(stack, output, clobber=not no_clobber, live=stream if stream is not None else to_terminal)
-        events = in_order(pipeline.stream(start, config, seed=seed), config.n)
+    live = to_terminal if stream is None else stream
+    with _sink(output, clobber=not no_clobber, live=live) as put:
+        tokens = timed(terminal, pipeline.stream(start, config, seed=seed), "tokens")
+        events = in_order(tokens, config.n)
         if form == "text":
-            shown = _as_text(events, start if echo else "")
-            for piece in shown if not to_terminal else map(printable, shown):
-                put(piece)
+            pieces = as_text(events, start if echo else "")
         else:
-            facts = {"model": model, "prompt": start, "seed": seed, "settings": config.to_dict()}
-            for line in _as_json(events, facts, lines=form == "jsonl"):
-                put(line)
+            facts = {"model": model, "model_sha256": weights_hash(pipeline.folder), "prompt": start, "seed": seed}
+            pieces = as_json(events, facts | {"settings": config.to_dict()}, lines=form == "jsonl")
+        for piece in pieces:
+            put(printable(piece) if to_terminal else piece)
     if output is not None:
         write(output + "\n")
 
@@ -140,22 +131,29 @@ def _format(form: str | None, as_json: bool) -> str:
 
 def _settled(config: GenerationConfig, set_by_user: Collection[str], model: Mapping[str, Any]) -> GenerationConfig:
     """What the user set, over what the model recommends, over the defaults."""
-    return config.replace(**{name: value for name, value in model.items() if name not in set_by_user})
+    free = {name: value for name, value in model.items() if name not in set_by_user and value is not None}
+    for name, value in free.items():
+        kind = type(getattr(config, name))
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise InputError(f"the model's generation_config.json: {name} is {value!r}, not a {kind.__name__}")
+    try:
+        return config.replace(**free)
+    except UsageError as error:
+        raise InputError(f"the model's generation_config.json: {error.message}", error.hint) from None
 
 
-def _sink(stack: ExitStack, output: str | None, *, clobber: bool, live: bool) -> Callable[[str], None]:
+@contextmanager
+def _sink(output: str | None, *, clobber: bool, live: bool) -> Iterator[Callable[[str], None]]:
     """Where the pieces go. A file appears when all of it is there."""
     if output is None:
-        return lambda piece: write(piece, flush=live or piece.endswith("\n"))
+        yield lambda piece: write(piece, flush=live or piece.endswith("\n"))
+        return
+    with atomic_write(output, clobber=clobber) as file:
 
-    from genkit.files import atomic_write
+        def put(piece: str) -> None:
+            file.write(piece.encode())
 
-    file = stack.enter_context(atomic_write(output, clobber=clobber))
-    return lambda piece: void(file.write(piece.encode()))
-
-
-def void(value: object) -> None:
-    """Drop a return value, for a callback that has none."""
+        yield put
 
 
 def in_order(events: Iterable[TextEvent], n: int) -> Iterator[TextEvent]:
@@ -170,7 +168,7 @@ def in_order(events: Iterable[TextEvent], n: int) -> Iterator[TextEvent]:
             current += ready.finish is not None
 
 
-def _as_text(events: Iterable[TextEvent], start: str) -> Iterator[str]:
+def as_text(events: Iterable[TextEvent], start: str) -> Iterator[str]:
     """Samples as a reader wants them; each ends with one newline, a line of --- stands between two."""
     index, last = -1, "\n"
     for event in events:
@@ -185,7 +183,7 @@ def _as_text(events: Iterable[TextEvent], start: str) -> Iterator[str]:
             yield "\n"
 
 
-def _as_json(events: Iterable[TextEvent], facts: dict[str, Any], *, lines: bool) -> Iterator[str]:
+def as_json(events: Iterable[TextEvent], facts: dict[str, Any], *, lines: bool) -> Iterator[str]:
     """A document of all samples, or a line for each as soon as it ends."""
     samples, pieces = [], list[str]()
     for event in events:

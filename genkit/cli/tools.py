@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
+from genkit import library
 from genkit.cli.options import command
-from genkit.cli.terminal import Terminal, flat, is_terminal, write
+from genkit.cli.sampling import weights_hash
+from genkit.cli.terminal import Terminal, flat, is_terminal, one_line, write
+from genkit.errors import InputError
+from genkit.files import check_safetensors, input_errors, read_json
 
 PICTURES = (".png", ".webp", ".jpg", ".jpeg")
 
@@ -39,7 +44,7 @@ def info(ctx: click.Context, target: str) -> None:
     if terminal.json:
         write(json.dumps(facts, ensure_ascii=False, indent=2) + "\n")
     else:
-        write("".join(f"{name}: {value}\n" for name, value in flat(facts)))
+        write("".join(f"{name}: {one_line(str(value))}\n" for name, value in flat(facts)))
 
 
 @command("models", MODELS_EXAMPLES)
@@ -51,12 +56,10 @@ def models(ctx: click.Context) -> None:
     """
     terminal: Terminal = ctx.obj
 
-    from genkit import library
-
     found = library.bundled()
     runs = sorted(Path("runs").glob(f"*/{library.CONFIG}"))
     found |= {str(path.parent): path.parent for path in runs}
-    facts = [_summary(name, folder) for name, folder in found.items()]
+    facts = [_listed(name, folder) for name, folder in found.items()]
     if terminal.json:
         write(json.dumps(facts, ensure_ascii=False, indent=2) + "\n")
         return
@@ -71,19 +74,22 @@ def models(ctx: click.Context) -> None:
 
 
 def _summary(name: str, folder: Path) -> dict[str, Any]:
-    from genkit import library
-
     return {"name": name, "makes": library.kind(folder), "parameters": _parameters(folder), "path": str(folder)}
+
+
+def _listed(name: str, folder: Path) -> dict[str, Any]:
+    try:
+        return _summary(name, folder)
+    except InputError:  # one broken run does not hide the others
+        return {"name": name, "makes": "unreadable", "parameters": None, "path": str(folder)}
 
 
 def _model(name: str) -> dict[str, Any]:
     from genkit import library
-    from genkit.files import read_json, sha256
 
     folder = library.find(name)
-    weights = folder / "model.safetensors"
     facts = _summary(name, folder)
-    facts["sha256"] = sha256(weights) if weights.is_file() else None
+    facts["sha256"] = weights_hash(folder)
     facts["config"] = read_json(folder / library.CONFIG)
     if (folder / library.RECORD).is_file():
         record = read_json(folder / library.RECORD)
@@ -94,10 +100,6 @@ def _model(name: str) -> dict[str, Any]:
 
 def _parameters(folder: Path) -> int | None:
     """Numbers in the weight files; None when there are none."""
-    import math
-
-    from genkit.files import check_safetensors
-
     files = sorted(folder.glob("*.safetensors"))
     headers = [check_safetensors(path) for path in files]
     shapes = [e["shape"] for header in headers for key, e in header.items() if key != "__metadata__"]
@@ -105,8 +107,6 @@ def _parameters(folder: Path) -> int | None:
 
 
 def _picture(path: Path) -> dict[str, Any]:
-    from genkit.errors import InputError
-    from genkit.files import input_errors
     from genkit.image.canvas import read_note
 
     with input_errors(path):

@@ -13,7 +13,7 @@ import click
 from genkit.cli.options import chosen, option
 from genkit.cli.terminal import Terminal, flat, write
 from genkit.config import Config
-from genkit.errors import UsageError
+from genkit.errors import InputError, UsageError
 
 _BUDGETS = ("budget", "steps", "tokens", "images")
 _SAMPLER = {"train-text": "genkit text -m {} 'Once'", "train-gan": "genkit image -m {} --n 16 --out grid.png"}
@@ -86,11 +86,14 @@ def _plan_text(plan: dict[str, Any], *, as_json: bool) -> str:
 
 def _resumed(config: Config, set_by_user: frozenset[str]) -> Config:
     """The settings that the run began with, and what the user gives now over them."""
-    from genkit.training.record import read_record
+    from genkit.training.record import RECORD, read_record
 
     now = config.to_dict()
     changes = {name: now[name] for name in set_by_user}
-    saved = read_record(Path(now["out"]))["config"]
+    out = Path(now["out"])
+    if not (out / RECORD).is_file():
+        raise InputError(f"{out} is no run that can be resumed", "name one with --out, or leave --resume out")
+    saved = read_record(out)["config"]
     if set_by_user & {*_BUDGETS}:  # another budget replaces the old one, whatever its kind
         saved = {k: v for k, v in saved.items() if k not in _BUDGETS}
     return type(config).from_dict(saved | changes | {"out": now["out"]})

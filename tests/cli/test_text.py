@@ -1,0 +1,272 @@
+"""`genkit text`: where the prompt comes from, what is written, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from genkit.cli.terminal import printable
+from genkit.cli.text import in_order
+from genkit.pipeline import TextEvent
+
+Run = Callable[..., Any]
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def write(genkit: Run, tiny_text: Path) -> Run:
+    """Run `genkit text` on the tiny model. From seed 8 on, three samples go on to the full length."""
+
+    def run(*args: str, input: bytes = b"") -> Any:
+        return genkit("text", "-m", str(tiny_text), *([] if "--seed" in args else ["--seed", "8"]), *args, input=input)
+
+    return run
+
+
+def test_story_reads_whole_and_ends_with_a_newline(write: Run) -> None:
+    done = write("The cat")
+    assert (done.code, done.err) == (0, "")
+    assert done.text.startswith("The cat")
+    assert done.text.endswith("\n")
+    assert write("The cat", "--no-echo").text == done.text.removeprefix("The cat")
+
+
+def test_model_settings_count_unless_the_user_says_otherwise(write: Run) -> None:
+    """The tiny model's generation_config.json has max_new_tokens 12."""
+    assert len(json.loads(write("The", "--json").out)["samples"][0]["text"]) == 12
+    assert json.loads(write("The", "--json").out)["settings"]["max_new_tokens"] == 12
+    assert len(json.loads(write("The", "--json", "--max-new-tokens", "5").out)["samples"][0]["text"]) == 5
+
+
+def test_same_seed_same_text_and_samples_count_up(write: Run) -> None:
+    both = write("The", "--seed", "5", "-n", "2").text.split("---\n")
+    assert both[0] == write("The", "--seed", "5").text
+    assert both[1] == write("The", "--seed", "6").text
+    assert both[0] != both[1]
+
+
+def test_random_seed_is_told(genkit: Run, tiny_text: Path) -> None:
+    done = genkit("text", "-m", str(tiny_text), "The")
+    seed = done.err.removeprefix("seed ").strip()
+    assert genkit("text", "-m", str(tiny_text), "The", "--seed", seed).text == done.text
+    assert genkit("text", "-m", str(tiny_text), "The", "-q").err == ""
+
+
+def test_prompt_from_standard_input(write: Run) -> None:
+    wanted = write("The cat").out
+    assert write(input=b"The cat\n").out == wanted
+    assert write(input=b"The cat").out == wanted
+    assert write(input=b"The cat\r\n").out == wanted
+    assert write("-", input=b"The cat\n").out == wanted
+    assert write("The", "-", input=b"cat\n").out == write("The\ncat").out
+    assert write("-", "cat", input=b"The\n").out == write("The\ncat").out
+
+
+def test_an_argument_leaves_standard_input_alone(tiny_text: Path) -> None:
+    """A parent that keeps the pipe open must not make it wait."""
+    reader, writer = os.pipe()
+    done = subprocess.run(
+        [sys.executable, "-m", "genkit", "text", "-m", str(tiny_text), "--seed", "1", "The"],
+        stdin=reader, capture_output=True, cwd=ROOT,
+    )  # fmt: skip
+    os.close(reader)
+    os.close(writer)
+    assert done.returncode == 0
+
+
+def test_empty_prompt_starts_from_nothing(write: Run) -> None:
+    done = write("", "--json")
+    assert done.code == 0
+    assert json.loads(done.out)["prompt"] == ""
+
+
+def test_json(write: Run) -> None:
+    found = json.loads(write("The", "-n", "2", "--format", "json").out)
+    assert found["prompt"] == "The"
+    assert found["seed"] == 8
+    assert [(s["index"], s["seed"], s["finish"]) for s in found["samples"]] == [(0, 8, "length"), (1, 9, "length")]
+    assert len(found["model_sha256"]) == 64
+    assert write("The", "-n", "2", "--json").out == write("The", "-n", "2", "--format", "json").out
+
+
+def test_jsonl_is_a_line_a_sample(write: Run) -> None:
+    lines = [json.loads(line) for line in write("The", "-n", "3", "--format", "jsonl").text.splitlines()]
+    assert [line["seed"] for line in lines] == [8, 9, 10]
+    texts = [s["text"] for s in json.loads(write("The", "-n", "3", "--json").out)["samples"]]
+    assert [line["text"] for line in lines] == texts
+    assert all(line["prompt"] == "The" for line in lines)
+
+
+def test_stop_string_is_not_shown(write: Run) -> None:
+    whole = json.loads(write("The", "--json").out)["samples"][0]["text"]
+    stop = whole[4:6]
+    cut = json.loads(write("The", "--json", "--stop", stop).out)["samples"][0]
+    assert cut["text"] == whole[: whole.index(stop)]
+    assert cut["finish"] == "stop"
+
+
+def test_streaming_changes_nothing_in_a_pipe(write: Run) -> None:
+    assert write("The", "-n", "2", "--stream").out == write("The", "-n", "2", "--no-stream").out
+
+
+def test_output_file(write: Run, tmp_path: Path) -> None:
+    done = write("The", "--output", "a.txt")
+    assert (done.code, done.text) == (0, "a.txt\n")
+    assert (tmp_path / "a.txt").read_bytes() == write("The").out
+    refused = write("The", "--output", "a.txt", "--no-clobber")
+    assert refused.code == 4
+    assert "a.txt exists" in refused.err
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("args", "input", "code", "message"),
+    [
+        (["x" * 100], b"", 3, "the prompt has 100 tokens and the model's context 64 (shorten it to 63"),
+        ([], b"", 3, "standard input holds no prompt"),
+        ([], b"\n", 3, "standard input holds no prompt"),
+        ([], b"ab\xff", 3, "standard input is not UTF-8 (byte 2 is 0xff)"),
+        (["a\udcff"], b"", 3, "the prompt is not valid UTF-8"),
+        (["a", "b"], b"", 2, "2 prompts were given"),
+        (["a", "-", "-"], b"", 2, "3 prompts were given"),
+        (["a", "--top-p", "0"], b"", 2, "--top-p 0.0 is out of range (use 0 < x <= 1)"),
+        (["a", "--temperature", "nan"], b"", 2, "--temperature nan is out of range"),
+        (["a", "--stop", ""], b"", 2, "--stop '' would end every text at once"),
+        (["a", "--min-new-tokens", "9", "--max-new-tokens", "5"], b"", 2, "--min-new-tokens 9 is more than"),
+        (["a", "--json", "--format", "text"], b"", 2, "--json and --format text contradict each other"),
+        (["a", "--stream", "--format", "jsonl"], b"", 2, "--stream does not go with --format jsonl"),
+        (["a", "--format", "xml"], b"", 2, "Invalid value for '--format'"),
+        (["a", "--output", "none/a.txt"], b"", 4, "cannot write none/a.txt"),
+        (["a", "--device", "cuda:99"], b"", 5, "--device cuda:99 is not on this machine"),
+    ],
+)
+def test_refusals(write: Run, tmp_path: Path, args: list[str], input: bytes, code: int, message: str) -> None:
+    done = write(*args, input=input)
+    assert (done.code, done.out) == (code, b"")
+    assert done.err.count("\n") == 1
+    assert message in done.err
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_image_model_is_refused(genkit: Run, tiny_image: Path) -> None:
+    done = genkit("text", "-m", str(tiny_image), "The")
+    assert (done.code, done.err) == (3, f"error: {tiny_image} is an image model (use genkit image)\n")
+
+
+def test_endless_standard_input_is_refused(run_genkit: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen(["/bin/sh", "-c", "yes"], stdout=subprocess.PIPE) as endless:
+        done = subprocess.run(
+            [sys.executable, "-m", "genkit", "text"], stdin=endless.stdout, capture_output=True, text=True, cwd=ROOT
+        )
+        endless.kill()
+    assert done.returncode == 3
+    assert done.stderr.startswith("error: the prompt on standard input is longer than 16 MiB")
+
+
+def read_terminal(controller: int) -> tuple[list[bytes], threading.Thread]:
+    pieces: list[bytes] = []
+
+    def read() -> None:
+        try:
+            while piece := os.read(controller, 65536):
+                pieces.append(piece)
+        except OSError:  # Linux: the other end is closed
+            pass
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    return pieces, thread
+
+
+def on_terminal(*args: str) -> tuple[int, bytes, str]:
+    """Run genkit with standard output on a terminal: exit code, what it shows, stderr."""
+    controller, terminal = pty.openpty()
+    pieces, thread = read_terminal(controller)
+    done = subprocess.run(
+        [sys.executable, "-m", "genkit", *args], stdin=terminal, stdout=terminal, stderr=subprocess.PIPE, cwd=ROOT
+    )
+    os.close(terminal)
+    thread.join()
+    os.close(controller)
+    return done.returncode, b"".join(pieces), done.stderr.decode()
+
+
+def test_nothing_on_a_terminal_is_short_help() -> None:
+    code, shown, err = on_terminal("text")
+    assert (code, shown) == (2, b"")
+    assert err.startswith("Usage: genkit text")
+    assert "genkit text --help" in err
+
+
+def test_escape_sequences_are_stripped_on_a_terminal_only(tiny_text: Path, write: Run) -> None:
+    prompt = "\x1b[31mThe\x07"
+    code, shown, _ = on_terminal("text", "-m", str(tiny_text), "--seed", "1", prompt)
+    assert code == 0
+    assert shown.startswith((b"The", b"[31mThe"))
+    assert b"\x1b" not in shown
+    assert write(prompt).out.startswith(prompt.encode())
+
+
+def test_printable_keeps_text() -> None:
+    assert printable("a\tb\nc\x1b\x9b\x7f\r\x00é猫") == "a\tb\ncé猫"
+
+
+def events(*pieces: tuple[int, str, str | None]) -> list[TextEvent]:
+    return [TextEvent(index, text, finish, 0) for index, text, finish in pieces]
+
+
+def test_samples_are_put_in_order() -> None:
+    mixed = events((1, "b", None), (0, "a", None), (1, "B", "eos"), (2, "c", "stop"), (0, "A", "length"))
+    assert "".join(e.text for e in in_order(mixed, 3)) == "aAbBc"
+
+
+def test_first_sample_is_not_held_back() -> None:
+    seen: list[str] = []
+
+    def live() -> Any:
+        for event in events((0, "a", None), (1, "b", None), (0, "A", None), (0, "!", "eos"), (1, "B", "eos")):
+            seen.append(f"made {event.text}")
+            yield event
+
+    for event in in_order(live(), 2):
+        seen.append(f"got {event.text}")
+    assert seen == ["made a", "got a", "made b", "made A", "got A", "made !", "got !", "got b", "made B", "got B"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_while_sampling(start_genkit: Run, tiny_text: Path, number: int, code: int) -> None:
+    long = ["-n", "4096", "--max-new-tokens", "60", "--format", "jsonl", "--seed", "1"]
+    process = start_genkit("text", "-m", str(tiny_text), "The", *long)
+    first = process.stdout.readline()
+    process.send_signal(number)
+    out, err = process.communicate()
+    assert process.returncode == code
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+    for line in [first, *out.splitlines()]:
+        json.loads(line)
+
+
+def test_reader_that_leaves(start_genkit: Run, tiny_text: Path) -> None:
+    process = start_genkit("text", "-m", str(tiny_text), "The", "-n", "4096", "--format", "jsonl", "-q")
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 141
+
+
+def test_full_disk(run_genkit: Run, tiny_text: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        done = run_genkit("text", "-m", str(tiny_text), "-q", "The", stdout=full)
+    assert done.code == 4
+    assert done.err.count("\n") == 1
