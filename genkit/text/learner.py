@@ -8,18 +8,25 @@ from genkit.text.config import TextTrainConfig
 from genkit.text.tokenizer import Tokenizer, train_bpe, train_char
 
 CHAR_BYTES = 2_000_000  # `--tokenizer auto` takes characters up to here
-_SAMPLE = 32 << 20  # characters to train bpe on; more does not change a vocabulary of some thousands
+_SAMPLE_FOR_TOKEN = 4096  # characters of text to train bpe on, for each entry of the vocabulary
+_MAX_SAMPLE = 32 << 20
 
 
 class Learner:
-    """The tokenizer that `config.tokenizer` asks for, from one reading of the text."""
+    """The tokenizer that `config.tokenizer` asks for, from one reading of the text.
 
-    def __init__(self, config: TextTrainConfig) -> None:
-        self._config = config
-        self._kind = config.tokenizer
-        self._loaded = None if self._kind in ("auto", "char", "bpe") else Tokenizer.load(self._kind)
+    Args:
+        given: a tokenizer to use instead; then there is nothing to learn.
+    """
+
+    def __init__(self, config: TextTrainConfig, given: Tokenizer | None = None) -> None:
+        self._vocab_size = config.vocab_size
+        self._kind = config.tokenizer if given is None else "given"
+        self._ready = given
+        if self._kind not in ("auto", "char", "bpe", "given"):
+            self._ready = Tokenizer.load(self._kind)
         self._alphabet: set[str] = set()
-        self._sample = Sample(_SAMPLE)
+        self._sample = Sample(min(_MAX_SAMPLE, _SAMPLE_FOR_TOKEN * config.vocab_size))
         self._bytes = 0
 
     def add(self, text: str) -> None:
@@ -39,10 +46,10 @@ class Learner:
 
     def tokenizer(self) -> Tokenizer:
         """What was learnt."""
-        if self._loaded:
-            return self._loaded
+        if self._ready is not None:
+            return self._ready
         if self._kind == "bpe":
-            return train_bpe(self._sample.texts, self._config.vocab_size)
+            return train_bpe(self._sample.texts, self._vocab_size)
         return train_char(self._alphabet)
 
 
@@ -55,7 +62,7 @@ class Sample:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._random = random.Random(0)
+        self._random = random.Random(0)  # noqa: S311
         self._chance = 1.0
         self._kept: list[tuple[float, str]] = []
         self._size = 0

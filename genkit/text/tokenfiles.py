@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -43,21 +43,19 @@ def build(config: TextTrainConfig, folder: Path, tokenizer: Tokenizer | None, pr
 
     # --- first reading: sizes, alphabet, sample ---------------------------------------
     split = Split(0.0 if config.val_data else config.val_fraction)
-    learner = Learner(config) if tokenizer is None else None
+    learner = Learner(config, tokenizer)
     documents = val_documents = 0
     for piece in read(files, 0):
         split.survey(piece)
         documents += piece.last
-        if learner:
-            learner.add(piece.text)
+        learner.add(piece.text)
     for piece in read(val_files, size):
         val_documents += piece.last
-        if learner:
-            learner.add_alphabet(piece.text)
+        learner.add_alphabet(piece.text)
     for count, names in ((documents, config.data), (val_documents or not val_files, [config.val_data])):
         if not count:
             raise InputError(f"there is no text in {', '.join(map(str, names))}", "give files that are not empty")
-    tokenizer = tokenizer or learner.tokenizer()
+    tokenizer = learner.tokenizer()
 
     # --- second reading: tokens ---------------------------------------------------------
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
@@ -136,9 +134,10 @@ class Encoder:
         found, ends = words(texts)
         ids = list(map(self._known.get, found))
         if None in ids:
-            self._learn(list({word for word, known in zip(found, ids, strict=True) if known is None}))
+            self._learn(list(set(itertools.compress(found, [known is None for known in ids]))))
             ids = list(map(self._known.get, found))
-        joined = [b"".join(ids[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
+        known = cast(list[bytes], ids)
+        joined = [b"".join(known[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
         if self._size > _CACHED_CHARACTERS:
             self._known, self._size = {}, 0
         return joined
