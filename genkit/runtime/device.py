@@ -148,9 +148,7 @@ def _choose_device(device: str, hardware: Hardware) -> tuple[str, str]:
 
 def describe(hardware: Hardware) -> str:
     """`cuda:0 (NVIDIA H100, 80 GB), cpu`."""
-    named = {
-        f"cuda:{i}": f"cuda:{i} ({gpu.name}, {round(gpu.memory / 1e9)} GB)" for i, gpu in enumerate(hardware.cuda)
-    }
+    named = {f"cuda:{i}": f"cuda:{i} ({gpu.name}, {round(gpu.memory / 1e9)} GB)" for i, gpu in enumerate(hardware.cuda)}
     return ", ".join(named.get(name, name) for name in available(hardware))
 
 

@@ -213,6 +213,6 @@ def _compiler_problem(device: torch.device) -> str | None:
     """Compile one addition, because a missing compiler shows only at the first call."""
     try:
         torch.compile(torch.add)(torch.ones(2, device=device), 1)
-    except Exception as error:  # noqa: BLE001 - whatever a compiler tool chain raises
+    except Exception as error:  # whatever a compiler tool chain raises
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
     return None

@@ -1,10 +1,10 @@
 """Run directories: a model, its metrics and samples, and checkpoints that survive.
 
-    RUN/.lock .genkit-run          held by the process that trains; mark of a run
-        checkpoints/step-000100/   one file a module, optimizer, random; state.json last
-        metrics.jsonl samples/     what the loop reports
-        data/                      the prepared data
-        config.json ...            the published model;  best/  the best one so far
+RUN/.lock .genkit-run          held by the process that trains; mark of a run
+    checkpoints/step-000100/   one file a module, optimizer, random; state.json last
+    metrics.jsonl samples/     what the loop reports
+    data/                      the prepared data
+    config.json ...            the published model;  best/  the best one so far
 """
 
 from __future__ import annotations

@@ -221,13 +221,18 @@ def _restore_optimizer(optimizer: Optimizer, tree: dict[str, Any], source: str) 
             "resume with the settings the run was started with",
         )
     for group, saved in zip(groups, tree["groups"], strict=True):
-        group.update({key: value for key, value in saved.items() if key not in _IMPLEMENTATION})
+        for key, value in saved.items():
+            if isinstance(value, Tensor):
+                present = group.get(key)
+                value = value.to(present.device if isinstance(present, Tensor) else "cpu", copy=True)
+            if key not in _IMPLEMENTATION:
+                group[key] = value
     parameters = [p for group in groups for p in group["params"]]
     optimizer.state.clear()
     for index, values in tree["state"].items():
         parameter = parameters[int(index)]
         optimizer.state[parameter] = {
-            key: value if key in tree["on_cpu"] else _beside(parameter, value) for key, value in values.items()
+            key: value.clone() if key in tree["on_cpu"] else _beside(parameter, value) for key, value in values.items()
         }
 
 
@@ -239,4 +244,4 @@ def _beside(parameter: Tensor, value: Any) -> Any:
         return value
     if value.shape == parameter.shape:
         return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
-    return value.to(parameter.device)
+    return value.to(parameter.device, copy=True)

@@ -121,8 +121,7 @@ def copy_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: str) 
     other = [
         f"{name} is {_describe(tensors[name])}, not {_describe(own[name])}"
         for name in sorted(set(own) & set(tensors))
-        if own[name].shape != tensors[name].shape
-        or own[name].is_floating_point() != tensors[name].is_floating_point()
+        if own[name].shape != tensors[name].shape or own[name].is_floating_point() != tensors[name].is_floating_point()
     ]
     problems = {"missing": missing, "unexpected": unexpected, "different": other}
     if any(problems.values()):
