@@ -100,7 +100,7 @@ def read_note(data: bytes) -> dict[str, str]:
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "WEBP", "JPEG")) as image:
             if image.format == "PNG":
-                return {k: str(v) for k, v in image.info.items() if isinstance(v, str)}
+                return {str(k): v for k, v in image.info.items() if isinstance(v, str)}
             note = json.loads(image.getexif().get(_DESCRIPTION, "{}"))
     except (OSError, SyntaxError) as error:
         raise InputError(f"not a png, webp or jpg: {error}") from error

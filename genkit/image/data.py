@@ -89,7 +89,7 @@ class ImageStore:
             epoch_order(n, seed, epoch)[places[places // n == epoch] - epoch * n]
             for epoch in range(first // n, (first + batch_size - 1) // n + 1)
         ])
-        batch = self.images[chosen]
+        batch: NDArray[np.uint8] = self.images[chosen]
         if flip:
             mirrored = philox(seed, FLIP, step).random(batch_size) < 0.5
             batch[mirrored] = batch[mirrored, :, ::-1]

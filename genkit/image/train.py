@@ -191,15 +191,15 @@ def train_gan(
                     | {"lr_scale": scale, "images": state.seen, "images_per_second": progress.rate}
                     | {"seconds": meter.elapsed},
                 )
+                if shown["d_loss"] < _BEATEN and _BEATEN_WARNING not in warnings:
+                    warnings.append(_BEATEN_WARNING)
+                    logger.message(_BEATEN_WARNING)
 
             # once in a while: draw, save
             if fraction < 1 and stop.received is None:
                 times = budget.intervals() if meter.rested() else 0
                 if due(state.step, config.sample_interval, before, fraction, times):
                     sample()
-                    if shown["d_loss"] < _BEATEN and _BEATEN_WARNING not in warnings:
-                        warnings.append(_BEATEN_WARNING)
-                        logger.message(_BEATEN_WARNING)
                 if due(state.step, config.save_interval, before, fraction, times):
                     save()
             if stop.received is not None:
