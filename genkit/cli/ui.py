@@ -11,12 +11,13 @@ from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bar
-from rich.table import Table
+from rich.table import Column, Table
 
 from genkit.cli.terminal import Terminal, is_terminal, printable, say
 from genkit.training.log import MetricLogger, Progress
 
 INTERVAL = 10.0  # seconds between two plain lines
+WIDE = 100  # columns from which there is room for a bar beside the numbers
 
 
 def training_logger(terminal: Terminal, *, main: bool) -> MetricLogger:
@@ -68,8 +69,10 @@ class BarLogger(SilentLogger):
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        columns = BarColumn(bar_width=20), TaskProgressColumn(), TextColumn("{task.fields[state]}", markup=False)
-        self._bar = Bar(*columns, console=console, refresh_per_second=4)
+        bar = [BarColumn(bar_width=console.width - WIDE + 10)] if console.width >= WIDE else []
+        share = TaskProgressColumn(table_column=Column(no_wrap=True, min_width=4))
+        text = TextColumn("{task.fields[state]}", markup=False, table_column=Column(no_wrap=True))
+        self._bar = Bar(*bar, share, text, console=console, refresh_per_second=4)
         self._task = self._bar.add_task("", total=1.0, state="", visible=False)
         self._bar.start()
 
@@ -87,16 +90,14 @@ class BarLogger(SilentLogger):
 
 
 def state(progress: Progress) -> str:
-    """`step 120  1.2M tokens  12.3k tokens/s  0:04:10 left  loss 2.31`"""
+    """`step 120  1.2M tokens, 12.3k/s  0:04:10 left  loss 2.31`, the dispensable last."""
     p = progress
     left = clock(p.eta) if p.eta < 1e7 else "?"
-    return (
-        f"step {p.step:,}  {short(p.seen)} {p.unit}  {short(p.rate)} {p.unit}/s  {left} left  {numbers(p.values)}"
-    ).rstrip()
+    return f"step {p.step:,}  {short(p.seen)} {p.unit}, {short(p.rate)}/s  {left} left  {numbers(p.values, 3)}".rstrip()
 
 
-def numbers(values: Mapping[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+def numbers(values: Mapping[str, float], digits: int = 4) -> str:
+    return "  ".join(f"{name} {value:.{digits}g}" for name, value in values.items())
 
 
 def short(number: float) -> str:

@@ -9,6 +9,7 @@ RUN/.lock .genkit-run          held by the process that trains; mark of a run
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -62,6 +63,7 @@ class RunDir:
         self._is_main = is_main
         self._lock = FileLock(self.path / LOCK, timeout=0, thread_local=False)
         self._damaged: set[str] = set()
+        self._made: list[Path] = []  # folders that did not exist before, outermost first
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], *, force: bool = False, is_main: bool = True) -> Self:
@@ -79,6 +81,7 @@ class RunDir:
         if not is_main:
             return run
         with files.output_errors(path):
+            run._made = [f for f in (*reversed(run.path.parents), run.path) if not f.exists()]
             run.path.mkdir(parents=True, exist_ok=True)
             if not (run.path / MARK).exists() and (foreign := run._contents()):
                 raise UsageError(f"{path} is not empty and no run: it holds {foreign[0]}", "choose another --out")
@@ -133,7 +136,17 @@ class RunDir:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None and self._made and not self._steps():
+            self._undo()
         self.close()
+
+    def _undo(self) -> None:
+        """Take back a new run that failed before it saved anything, so that the command can be repeated."""
+        for name in (*sorted(OURS & set(self._contents())), MARK, LOCK):
+            remove(self.path / name)
+        with contextlib.suppress(OSError):  # somebody else's files stay, and so does their folder
+            for folder in reversed(self._made):
+                folder.rmdir()
 
     @property
     def samples(self) -> Path:

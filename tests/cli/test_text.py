@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -43,9 +44,29 @@ def test_story_reads_whole_and_ends_with_a_newline(write: Run) -> None:
 
 def test_model_settings_count_unless_the_user_says_otherwise(write: Run) -> None:
     """The tiny model's generation_config.json has max_new_tokens 12."""
-    assert len(json.loads(write("The", "--json").out)["samples"][0]["text"]) == 12
-    assert json.loads(write("The", "--json").out)["settings"]["max_new_tokens"] == 12
-    assert len(json.loads(write("The", "--json", "--max-new-tokens", "5").out)["samples"][0]["text"]) == 5
+    whole, short = (json.loads(write("The", "--json", *more).out) for more in ([], ["--max-new-tokens", "5"]))
+    assert (whole["settings"]["max_new_tokens"], short["settings"]["max_new_tokens"]) == (12, 5)
+    assert whole["samples"][0]["text"].startswith(short["samples"][0]["text"])
+    assert whole["samples"][0]["text"] != short["samples"][0]["text"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "code", "message"),
+    [
+        ({"top_k": None, "temperature": 1, "max_new_tokens": 5}, 0, ""),
+        ({"top_k": "many"}, 3, "top_k is 'many', not a int"),
+        ({"top_p": 7.0}, 3, "--top-p 7.0 is out of range"),
+        ({"temperature": float("nan")}, 3, "--temperature nan is out of range"),
+    ],
+)
+def test_settings_of_a_foreign_model(
+    genkit: Run, tiny_text: Path, tmp_path: Path, settings: dict[str, Any], code: int, message: str
+) -> None:
+    shutil.copytree(tiny_text, tmp_path / "model")
+    (tmp_path / "model/generation_config.json").write_text(json.dumps(settings))
+    done = genkit("text", "-m", "model", "The", "-q")
+    assert done.code == code
+    assert message in done.err
 
 
 def test_same_seed_same_text_and_samples_count_up(write: Run) -> None:
