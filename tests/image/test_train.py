@@ -18,15 +18,19 @@ from PIL import Image
 import genkit.image.train as train
 from genkit.errors import InputError, Terminated, TrainingStopped, UsageError
 from genkit.image.canvas import grid
-from genkit.image.config import GANTrainConfig
+from genkit.image.config import DCGANConfig, GANTrainConfig
+from genkit.image.data import prepare
 from genkit.image.engines import ImageRequest
 from genkit.image.engines.torch import TorchImageEngine
 from genkit.image.losses import GANLoss
+from genkit.image.models.dcgan import Discriminator, Generator
 from genkit.image.models.store import load_generator
+from genkit.image.noise import batch_latents
 from genkit.image.train import plan, train_gan
 from genkit.runtime.device import Hardware, resolve
 from genkit.runtime.manager import Runtime
 from genkit.training.log import Progress
+from genkit.training.weights import load_tensors
 
 
 class Recorder:
@@ -107,6 +111,36 @@ def test_stopped_and_resumed_equals_straight(
     assert checkpoint_hashes(straight) == checkpoint_hashes(broken)
     steps = [json.loads(line)["step"] for line in (broken / "metrics.jsonl").read_text().splitlines()]
     assert steps == [json.loads(line)["step"] for line in (straight / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_default_flags_are_the_example(pictures: Path, tmp_path: Path) -> None:
+    """Three steps of pytorch/examples/dcgan written out: separate passes of D over real and
+    fake, summed losses, G judged on the same fakes by the D just updated."""
+    out = tmp_path / "run"
+    run(settings(pictures, out, steps=3))
+    torch.manual_seed(0)
+    shape = DCGANConfig(size=32, ngf=4, ndf=4, nz=8)
+    g, d = Generator(shape), Discriminator(shape)
+    criterion = torch.nn.BCELoss()
+    adam_g, adam_d = (torch.optim.Adam(net.parameters(), lr=0.0002, betas=(0.5, 0.999)) for net in (g, d))
+    store = prepare(settings(pictures, out), tmp_path / "store")
+    for step in range(3):
+        pixels = torch.from_numpy(store.batch(batch_size=8, seed=0, step=step, flip=False))
+        real = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+        d.zero_grad()
+        criterion(d(real).sigmoid(), torch.ones(8)).backward()
+        fake = g(torch.from_numpy(batch_latents(0, step, 8, 8)))
+        criterion(d(fake.detach()).sigmoid(), torch.zeros(8)).backward()
+        adam_d.step()
+        g.zero_grad()
+        criterion(d(fake).sigmoid(), torch.ones(8)).backward()
+        adam_g.step()
+    checkpoint = max((out / "checkpoints").glob("step-*"))
+    for name, net in (("generator", g), ("discriminator", d)):
+        ours = load_tensors(checkpoint / f"{name}.safetensors")
+        for key, theirs in net.state_dict().items():
+            # a step is 2e-4; rounding differs where a gradient is all but zero
+            torch.testing.assert_close(ours[key], theirs, rtol=0, atol=1e-5, msg=f"{name} {key}")
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint(pictures: Path, tmp_path: Path) -> None:
