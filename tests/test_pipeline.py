@@ -1,0 +1,112 @@
+"""`load`, and what a pipeline adds to an engine: text, stop strings, seeds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import genkit
+from genkit.errors import InputError
+from genkit.pipeline import ImagePipeline, TextPipeline, load
+from genkit.text.config import GenerationConfig
+from genkit.text.engines import TokenEvent, TokenRequest
+
+
+class Script:
+    """An engine that types what it is told to, one character a token."""
+
+    def __init__(self, pipeline: TextPipeline, text: str, done: str | None = "length") -> None:
+        self.ids, self.done = pipeline.tokenizer.encode(text), done
+        self.typed = 0
+
+    def generate(self, requests: Sequence[TokenRequest]) -> Iterator[TokenEvent]:
+        for i, token in enumerate(self.ids):
+            if requests[0].finished:
+                return
+            self.typed += 1
+            yield TokenEvent(0, token, 0.0, self.done if i == len(self.ids) - 1 else None)
+
+
+@pytest.fixture
+def pipeline(tiny_text: Path) -> TextPipeline:
+    loaded = load(tiny_text, device="cpu")
+    assert isinstance(loaded, TextPipeline)
+    return loaded
+
+
+def typed(pipeline: TextPipeline, text: str, *stop: str) -> tuple[str, str | None, int]:
+    engine = pipeline.engine = Script(pipeline, text)
+    events = list(pipeline.stream("The", GenerationConfig(stop=stop)))
+    return "".join(e.text for e in events), events[-1].finish, engine.typed
+
+
+def test_a_stop_string_ends_the_text_before_itself_and_the_engine_at_once(pipeline: TextPipeline) -> None:
+    assert typed(pipeline, "a cat sat on the mat", "sat") == ("a cat ", "stop", 9)
+    assert typed(pipeline, "a cat sat on the mat", "the dog", "cat s") == ("a ", "stop", 7)
+    assert typed(pipeline, "a cat sat on the mat", "zebra") == ("a cat sat on the mat", "length", 20)
+
+
+def test_text_that_may_begin_a_stop_string_is_held_back_only_so_long(pipeline: TextPipeline) -> None:
+    pipeline.engine = Script(pipeline, "a cat sat")
+    pieces = [e.text for e in pipeline.stream("The", GenerationConfig(stop=("cab",)))]
+    assert pieces == ["a", " ", "", "", "cat", " ", "s", "a", "t"]
+
+
+def test_a_held_back_end_is_not_lost(pipeline: TextPipeline) -> None:
+    assert typed(pipeline, "a ca", "cat") == ("a ca", "length", 4)
+
+
+def test_sample_i_is_the_one_of_seed_plus_i(pipeline: TextPipeline) -> None:
+    config = GenerationConfig(n=3, max_new_tokens=10)
+    together = pipeline.complete("The cat", config, seed=5)
+    alone = [pipeline.complete("The cat", config.replace(n=1), seed=5 + i)[0] for i in range(3)]
+    assert together == alone
+    assert len(set(together)) > 1
+
+
+def test_a_prompt_that_fills_the_context_is_refused_with_its_size(pipeline: TextPipeline) -> None:
+    with pytest.raises(InputError, match=r"has 64 tokens and the model's context 64 \(shorten it to 63"):
+        pipeline.complete("a" * 64)
+    assert len(pipeline.complete("a" * 63, GenerationConfig(max_new_tokens=50))[0]) <= 1
+
+
+def test_the_model_brings_its_own_defaults(pipeline: TextPipeline) -> None:
+    assert pipeline.defaults() == {"max_new_tokens": 12}
+    assert sum(e.tokens > 0 for e in pipeline.stream("The")) <= 12
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused(tiny_text: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_text, tmp_path / "model")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"]["é"] = len(tokenizer["model"]["vocab"])
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(InputError, match="the tokenizer has"):
+        load(folder)
+
+
+def test_images_of_a_seed_do_not_depend_on_their_neighbours(tiny_image: Path) -> None:
+    pipeline = load(tiny_image, device="cpu")
+    assert isinstance(pipeline, ImagePipeline)
+    with torch.no_grad():
+        for parameter in pipeline.engine.model.parameters():  # untrained pictures are all grey
+            parameter.mul_(8)
+    together = {e.seed: e.pixels for e in pipeline.draw([3, 4, 5])}
+    assert list(together) == [3, 4, 5]
+    alone = next(pipeline.draw([4])).pixels
+    assert alone.shape == (32, 32, 3)
+    assert alone.dtype == np.uint8
+    assert np.abs(alone.astype(int) - together[4]).max() <= 1
+    assert np.abs(together[3].astype(int) - together[4]).max() > 50
+
+
+def test_the_public_names_are_what_they_say() -> None:
+    for name in genkit.__all__:
+        assert getattr(genkit, name) is not None
+    with pytest.raises(AttributeError):
+        genkit.nothing  # noqa: B018

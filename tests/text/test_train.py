@@ -1,0 +1,190 @@
+"""The text training loop on tiny models."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from genkit.errors import InputError, Interrupted, TrainingStopped, UsageError
+from genkit.runtime.device import resolve
+from genkit.runtime.manager import Runtime
+from genkit.text import train
+from genkit.text.config import TextTrainConfig
+from genkit.text.models.store import load_model
+from genkit.text.train import plan, train_text
+from genkit.training.log import Progress, TrainReport
+
+LINES = "the cat sat on the mat and the dog ran to the cat\n" * 60
+
+
+class Recorder:
+    """A logger that can pull a trigger at a step."""
+
+    def __init__(self, at: int | None = None, action: Any = None) -> None:
+        self.at, self.action = at, action
+        self.steps: list[int] = []
+        self.losses: list[float] = []
+        self.said: list[str] = []
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        pass
+
+    def progress(self, progress: Progress) -> None:
+        self.steps.append(progress.step)
+        self.losses.append(progress.values["loss"])
+        if progress.step == self.at:
+            self.action()
+
+    def message(self, text: str) -> None:
+        self.said.append(text)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> TextTrainConfig:
+    (tmp_path / "book.txt").write_text(LINES)
+    return TextTrainConfig(
+        data=(str(tmp_path / "book.txt"),), out=str(tmp_path / "run"), tokenizer="char", steps=12, n_layer=1,
+        n_embd=32, n_head=2, block_size=16, batch_size=4, dropout=0.1, lr=1e-2, eval_tokens=64, save_interval=5,
+        eval_interval=6, sample_interval=6,
+    )  # fmt: skip
+
+
+def run(config: TextTrainConfig, logger: Recorder | None = None, **how: bool) -> TrainReport:
+    with Runtime(resolve("cpu", task="train-text"), seed=config.seed) as runtime:
+        return train_text(config, runtime, logger or Recorder(), **how)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    newest = sorted((folder / "checkpoints").iterdir())[-1]
+    files = [*newest.glob("*.safetensors"), folder / "model.safetensors"]
+    return {path.name if path.parent == newest else "published": hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_it_learns_and_leaves_a_whole_model(config: TextTrainConfig, tmp_path: Path) -> None:
+    recorder = Recorder()
+    report = run(config.replace(steps=90, eval_interval=90, sample_interval=90, dropout=0.0), recorder)
+    assert recorder.steps == list(range(1, 91))
+    assert recorder.losses[0] == pytest.approx(math.log(18), abs=0.3)  # 17 characters, end of text, unknown
+    assert report.metrics["val_loss"] < 0.5  # the line repeats: there is little left to guess
+    assert report.seen == 90 * 4 * 16
+    folder = tmp_path / "run"
+    assert {p.name for p in folder.iterdir() if not p.name.startswith(".")} == {
+        "checkpoints", "config.json", "data", "generation_config.json", "genkit.json", "metrics.jsonl",
+        "model.safetensors", "samples", "tokenizer.json", "tokenizer_config.json",
+    }  # fmt: skip
+    record = json.loads((folder / "genkit.json").read_text())
+    assert record["trained"]["tokens"] == report.seen
+    assert record["config"]["lr"] == config.lr
+    assert record["metrics"]["val_bpb"] == pytest.approx(report.metrics["val_loss"] / math.log(2), rel=0.1)
+    assert isinstance(load_model(folder), torch.nn.Module)
+
+
+@pytest.mark.parametrize("change", [{}, {"accumulate": 2}, {"optimizer": "muon"}, {"arch": "gpt2", "schedule": "cosine"}])
+def test_an_interrupted_run_ends_bit_for_bit_like_a_straight_one(
+    config: TextTrainConfig, tmp_path: Path, change: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config.replace(**change)
+    run(config)
+    straight = digests(tmp_path / "run")
+    again = config.replace(out=str(tmp_path / "again"))
+
+    class Killed(Exception):
+        pass
+
+    def die() -> None:
+        raise Killed
+
+    for attempt, at in enumerate((3, 7, 11)):  # after, between and after saves at 5 and 10
+        with pytest.raises(Killed):
+            run(again, Recorder(at, die), resume=attempt > 0)
+    resumed = Recorder()
+    run(again, resumed, resume=True)
+    assert resumed.steps == [11, 12]
+    assert digests(tmp_path / "again") == straight
+    logged = [json.loads(line) for line in (tmp_path / "again" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in logged if "loss" in line] == [10]
+
+
+def test_accumulation_does_not_change_the_gradient(config: TextTrainConfig, tmp_path: Path) -> None:
+    config = config.replace(dropout=0.0, steps=3)
+    whole, parts = Recorder(), Recorder()
+    run(config, whole)
+    run(config.replace(accumulate=4, out=str(tmp_path / "other")), parts)
+    assert parts.losses == pytest.approx(whole.losses, abs=1e-5)
+
+
+def test_a_signal_saves_and_names_the_command_that_resumes(config: TextTrainConfig, tmp_path: Path) -> None:
+    import os
+    import signal
+
+    recorder = Recorder(4, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(Interrupted, match=r"genkit train-text --resume --out"):
+        run(config, recorder)
+    assert recorder.steps[-1] == 4
+    assert (tmp_path / "run" / "checkpoints" / "step-000004" / "state.json").is_file()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
+    config: TextTrainConfig, tmp_path: Path
+) -> None:
+    def poison() -> None:
+        with torch.no_grad():
+            models[0].embed.weight.fill_(math.nan)
+
+    models: list[Any] = []
+    original = train.GPT
+
+    def remember(*args: Any) -> Any:
+        models.append(original(*args))
+        return models[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "GPT", remember)
+        with pytest.raises(TrainingStopped, match="the loss is nan at step 8") as error:
+            run(config, Recorder(7, poison))
+    assert error.value.exit_code == 6
+    assert [p.name for p in sorted((tmp_path / "run" / "checkpoints").iterdir())] == ["step-000000", "step-000005"]
+    assert all(torch.isfinite(p).all() for p in load_model(tmp_path / "run").parameters())
+
+
+def test_fine_tuning_starts_from_the_given_weights(config: TextTrainConfig, tmp_path: Path) -> None:
+    before = run(config.replace(steps=40, eval_interval=40, sample_interval=40, dropout=0.0)).metrics["val_loss"]
+    tuned = Recorder()
+    run(config.replace(init_from=config.out, out=str(tmp_path / "tuned"), steps=1, dropout=0.0), tuned)
+    assert tuned.losses[0] == pytest.approx(before, abs=0.3)
+
+
+def test_a_resumed_run_keeps_its_settings_and_its_data(config: TextTrainConfig, tmp_path: Path) -> None:
+    run(config)
+    with pytest.raises(UsageError, match="--lr was 0.01"):
+        run(config.replace(lr=0.02, steps=14), resume=True)
+    (tmp_path / "book.txt").write_text(LINES + "one more line\n")
+    with pytest.raises(InputError, match="is not what"):
+        run(config.replace(steps=14), resume=True)
+
+
+def test_a_run_that_cannot_begin_leaves_nothing(config: TextTrainConfig, tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_text("short")
+    with pytest.raises(InputError):
+        run(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_plan_counts_and_writes_nothing(config: TextTrainConfig, tmp_path: Path) -> None:
+    with Runtime(resolve("cpu", task="train-text")) as runtime:
+        found = plan(config.replace(steps=50), runtime)
+    assert found["steps"] == 50
+    assert found["tokens_per_step"] == 64
+    assert found["training_tokens"] + found["validation_tokens"] == pytest.approx(len(LINES), abs=2)
+    assert found["tokens_per_second"] > 0
+    assert not (tmp_path / "run").exists()

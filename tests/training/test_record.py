@@ -1,0 +1,30 @@
+from pathlib import Path
+
+import pytest
+
+from genkit.errors import InputError, UsageError
+from genkit.files import write_json
+from genkit.runtime.device import resolve
+from genkit.training.record import RECORD, check_unchanged, read_record, run_record
+
+
+def test_a_record_tells_what_was_trained_on_what(tmp_path: Path) -> None:
+    placement = resolve("cpu", task="train-text")
+    record = run_record(
+        kind="text", config={"lr": 0.1}, data={"license": "CC0"}, placement=placement, unit="tokens", seen=5, steps=2,
+        seconds=1.26, metrics={"loss": 3.0},
+    )  # fmt: skip
+    write_json(tmp_path / RECORD, record)
+    back = read_record(tmp_path)
+    assert back == record
+    assert back["trained"] == {"tokens": 5, "steps": 2, "seconds": 1.3}
+    assert back["hardware"]["device"] == "cpu"
+    with pytest.raises(InputError):
+        read_record(tmp_path / "elsewhere")
+
+
+def test_a_resumed_run_may_change_only_what_is_free() -> None:
+    saved = {"lr": 0.1, "data": ["a.txt"], "steps": 10}
+    check_unchanged(saved, {"lr": 0.1, "data": ("a.txt",), "steps": 20, "new_setting": 1}, free={"steps"})
+    with pytest.raises(UsageError, match=r"--lr was 0\.1 when this run began, not 0\.2"):
+        check_unchanged(saved, {"lr": 0.2}, free={"steps"})
