@@ -46,19 +46,40 @@ class Source:
     errors: str
 
 
-def _open_zstd(raw: BinaryIO) -> BinaryIO:
-    try:
-        import zstandard
-    except ImportError as error:
-        raise InputError("reading .zst files needs the zstandard package", "pip install zstandard") from error
-    return cast(BinaryIO, zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True))
+class _Zstandard:
+    """Decompresses frame after frame, and unlike `zstandard.stream_reader` notices a missing end."""
+
+    def __init__(self, raw: BinaryIO) -> None:
+        try:
+            import zstandard
+        except ImportError as error:
+            raise InputError("reading .zst files needs the zstandard package", "pip install zstandard") from error
+        self._raw = raw
+        self._library = zstandard
+        self._frame: Any = None
+        self._rest = b""
+
+    def read(self, size: int) -> bytes:
+        """The next bytes, about `size` of them; none at the end."""
+        while data := self._rest or self._raw.read(min(size, 4096)):  # one byte can become 32 KB
+            frame = self._frame or self._library.ZstdDecompressor().decompressobj()
+            try:
+                text: bytes = frame.decompress(data)
+            except self._library.ZstdError as error:
+                raise OSError(str(error)) from error
+            self._frame, self._rest = (None, frame.unused_data) if frame.eof else (frame, b"")
+            if text:
+                return text
+        if self._frame is not None:
+            raise EOFError("the compressed data ends too early")
+        return b""
 
 
 OPENERS: dict[str, Callable[[BinaryIO], BinaryIO]] = {
     ".gz": lambda raw: cast(BinaryIO, gzip.GzipFile(fileobj=raw)),
     ".bz2": lambda raw: cast(BinaryIO, bz2.BZ2File(raw)),
     ".xz": lambda raw: cast(BinaryIO, lzma.LZMAFile(raw)),  # noqa: SIM115
-    ".zst": _open_zstd,
+    ".zst": lambda raw: cast(BinaryIO, _Zstandard(raw)),
 }
 
 
