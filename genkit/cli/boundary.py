@@ -7,13 +7,14 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from types import FrameType
 from typing import IO, NoReturn
 
 import click
 
-from genkit.cli.terminal import Terminal, flush, one_line, say
+from genkit.cli.terminal import Terminal, flush, is_terminal, one_line, say
 from genkit.errors import (
     EXIT_CLOSED_PIPE,
     GenkitError,
@@ -31,7 +32,9 @@ def guarded(run: Callable[[], None], terminal: Terminal) -> int:
     """Call `run`; its failure becomes one line on stderr. Returns the exit code."""
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
-        code = _finish(run)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: terminal.note(f"warning: {one_line(str(message))}")
+            code = _finish(run)
         flush()
         return code
     except BaseException as error:
@@ -88,6 +91,8 @@ def _help_hint(error: click.ClickException) -> str | None:
 
 
 def _report(error: GenkitError, terminal: Terminal) -> None:
+    if isinstance(error, Interrupted | Terminated) and is_terminal(sys.stderr):
+        say("")  # what was interrupted may have left a line unfinished
     message, hint = one_line(error.message), one_line(error.hint or "")
     if terminal.json:
         import json

@@ -65,6 +65,7 @@ genkit train-gan --data photos/ --images 500k --dry-run
 @click.pass_context
 def image(
     ctx: click.Context,
+    /,
     model: str,
     n: int,
     seeds: str | None,
@@ -188,7 +189,7 @@ def _write_sheet(
 @training_options
 @runtime_options("train-gan")
 @click.pass_context
-def train_gan(ctx: click.Context, **values: Any) -> None:
+def train_gan(ctx: click.Context, /, **values: Any) -> None:
     """Train a GAN on a folder or zip of images, and leave a model directory.
 
     Sub-folders are read too. Files that cannot be read are skipped and listed.

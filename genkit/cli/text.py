@@ -75,6 +75,7 @@ genkit train-text --data book.txt --steps 500 --dry-run
 @click.pass_context
 def text(
     ctx: click.Context,
+    /,
     prompt: tuple[str, ...],
     model: str,
     seed: int | None,
@@ -205,7 +206,7 @@ def as_json(events: Iterable[TextEvent], facts: dict[str, Any], *, lines: bool) 
 @training_options
 @runtime_options("train-text")
 @click.pass_context
-def train_text(ctx: click.Context, **values: Any) -> None:
+def train_text(ctx: click.Context, /, **values: Any) -> None:
     """Train a GPT on text files, and leave a model directory.
 
     It loads with `genkit text -m RUN` and with the transformers library. Without

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -14,6 +15,9 @@ from genkit.cli.options import chosen, option
 from genkit.cli.terminal import Terminal, flat, write
 from genkit.config import Config
 from genkit.errors import InputError, UsageError
+from genkit.runtime.device import resolve
+
+TrainTask = Literal["train-text", "train-gan"]
 
 _BUDGETS = ("budget", "steps", "tokens", "images")
 _SAMPLER = {"train-text": "genkit text -m {} 'Once'", "train-gan": "genkit image -m {} --n 16 --out grid.png"}
@@ -30,7 +34,7 @@ def training_options(function: Any) -> Any:
     return function
 
 
-def run_training(ctx: click.Context, cls: type[Config], *, task: str) -> None:
+def run_training(ctx: click.Context, cls: type[Config], *, task: TrainTask) -> None:
     """Train as the command's flags say. Prints the run's path to stdout."""
     terminal: Terminal = ctx.obj
     flags = ctx.params
@@ -40,11 +44,7 @@ def run_training(ctx: click.Context, cls: type[Config], *, task: str) -> None:
     if flags["resume"]:
         config = _resumed(config, set_by_user)
     values = config.to_dict()
-    if not values["data"]:
-        raise UsageError("--data is missing", f"see {ctx.command_path} --help")
-
-    from genkit.runtime.device import resolve
-
+    _check_data(values["data"], ctx.command_path)
     placement = resolve(flags["device"], flags["precision"], flags["engine"], task=task)
     terminal.detail(f"training on {placement.device} in {placement.precision}: {placement.why}")
 
@@ -77,6 +77,15 @@ def run_training(ctx: click.Context, cls: type[Config], *, task: str) -> None:
     terminal.note("sample it: " + _SAMPLER[task].format(shlex.quote(str(report.out))))
 
 
+def _check_data(data: str | Sequence[str] | None, command: str) -> None:
+    """What needs no torch to be refused is refused at once."""
+    if not data:
+        raise UsageError("--data is missing", f"see {command} --help")
+    for path in [data] if isinstance(data, str) else data:
+        if not Path(path).exists():
+            raise InputError(f"--data {path}: no such file or folder", "check the path")
+
+
 def _plan_text(plan: dict[str, Any], *, as_json: bool) -> str:
     """What `--dry-run` found, one fact a line."""
     if as_json:
@@ -99,7 +108,7 @@ def _resumed(config: Config, set_by_user: frozenset[str]) -> Config:
     return type(config).from_dict(saved | changes | {"out": now["out"]})
 
 
-def _trainer(task: str) -> tuple[Any, Any]:
+def _trainer(task: TrainTask) -> tuple[Any, Any]:
     if task == "train-text":
         from genkit.text.train import plan, train_text
 

@@ -72,7 +72,7 @@ class BarLogger(SilentLogger):
         bar = [BarColumn(bar_width=console.width - WIDE + 10)] if console.width >= WIDE else []
         share = TaskProgressColumn(table_column=Column(no_wrap=True, min_width=4))
         text = TextColumn("{task.fields[state]}", markup=False, table_column=Column(no_wrap=True))
-        self._bar = Bar(*bar, share, text, console=console, refresh_per_second=4)
+        self._bar = Bar(*bar, share, text, console=console, refresh_per_second=4, redirect_stdout=False)
         self._task = self._bar.add_task("", total=1.0, state="", visible=False)
         self._bar.start()
 

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,26 @@ def test_suggestions(genkit: Run) -> None:
     assert "did you mean --temperature?" in genkit("text", "--temprature", "1").err
     assert "did you mean 'spectral'?" in genkit("train-gan", "--d-norm", "spektral").err
     assert "see genkit image --help" in genkit("image", "--zzz").err
+
+
+def test_usage_errors_as_json(genkit: Run) -> None:
+    for args in (["text", "--json", "--tpo-p", "1"], ["text", "--top-p", "7", "--json"], ["image", "--json", "x"]):
+        error = json.loads(genkit(*args).err)["error"]
+        assert (error["code"], error["exit_code"]) == ("UsageError", 2)
+        assert error["hint"]
+    # an option's value is not a flag
+    assert genkit("text", "--", "--json", "b", "c").err.startswith("error: ")
+
+
+def test_warnings_are_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    def run() -> None:
+        warnings.simplefilter("always")
+        warnings.warn("slow\n path", stacklevel=1)
+
+    assert guarded(run, Terminal()) == 0
+    assert capfd.readouterr().err == "warning: slow path\n"
+    assert guarded(run, Terminal(quiet=True)) == 0
+    assert capfd.readouterr().err == ""
 
 
 def test_no_command_is_short_help_on_stderr(run_genkit: Run) -> None:
