@@ -86,6 +86,8 @@ def train_text(
         model = base or GPT(corpus_shape(config, corpus, runtime), config.dropout)
         model.to(runtime.device).train()
         block_size = min(config.block_size or model.config.block_size, model.config.block_size)
+        # a text too short for one block is refused before anything is saved
+        batch(corpus.train, block_size=block_size, batch_size=1, seed=config.seed, step=0)
         logger.message(corpus_line(corpus))
         logger.message(shape_line(model.config, model.num_parameters()))
 
