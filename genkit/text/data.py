@@ -23,6 +23,7 @@ from genkit.errors import InputError
 from genkit.files import TEMPORARY, read_json, write_json
 from genkit.text.config import TextTrainConfig
 from genkit.text.documents import list_files
+from genkit.text.learner import KINDS
 from genkit.text.tokenfiles import TRAIN, VAL, Progress, build
 from genkit.text.tokenizer import Tokenizer
 
@@ -78,6 +79,10 @@ def prepare(
     """
     if not config.data:
         raise InputError("there is no text to train on", "name it with --data")
+    if tokenizer is None and config.tokenizer not in KINDS:
+        if not Path(config.tokenizer).exists():
+            raise InputError(f"--tokenizer {config.tokenizer} is no file, nor one of {', '.join(KINDS)}")
+        tokenizer = Tokenizer.load(config.tokenizer)
     made_from = _describe(config, tokenizer)
     meta = _finished(folder, made_from)
     if meta is None:
@@ -136,15 +141,12 @@ def _epoch(seed: int, epoch: int, blocks: int, tokens: int) -> tuple[int, np.nda
 
 def _describe(config: TextTrainConfig, tokenizer: Tokenizer | None) -> dict[str, Any]:
     """Everything that the token files depend on."""
-    if tokenizer is not None:
-        made_by = hashlib.sha256(tokenizer.to_json().encode()).hexdigest()
-    else:
-        made_by = config.tokenizer if config.tokenizer in ("auto", "char", "bpe") else _state(config.tokenizer)
+    given = hashlib.sha256(tokenizer.to_json().encode()).hexdigest() if tokenizer else None
     return {
         "format": _FORMAT,
         "data": [[path, _state(path)] for path in config.data],
         "val_data": [[config.val_data, _state(config.val_data)]] if config.val_data else [],
-        "tokenizer": made_by,
+        "tokenizer": given or config.tokenizer,
         "text_field": config.text_field,
         "val_fraction": config.val_fraction,
         "vocab_size": config.vocab_size,
@@ -166,18 +168,27 @@ def _finished(folder: Path, made_from: dict[str, Any]) -> dict[str, Any] | None:
     if not (folder / _META).is_file():
         return None
     meta = read_json(folder / _META)
-    old = meta.get("made_from", {})
-    if changed := [name for name in made_from if old.get(name) != made_from[name]]:
-        paths = [path for name in changed if name.endswith("data") for path, _ in made_from[name]]
-        what = paths[0] if len(paths) == 1 else "--" + changed[0].replace("_", "-")
+    if (changed := _changed(meta.get("made_from", {}), made_from)) is not None:
         raise InputError(
-            f"{what} is not what {folder} was made from",
+            f"{changed} is not what {folder} was made from",
             "bring back the old data and settings, or start anew with --force",
         )
     width = np.dtype(meta["dtype"]).itemsize
     sizes = {TRAIN: meta["tokens_train"] * width, VAL: meta["tokens_val"] * width}
     whole = all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items())
     return meta if whole else None
+
+
+def _changed(old: dict[str, Any], new: dict[str, Any]) -> str | None:
+    """The first path, or else flag, that differs."""
+    for name, value in new.items():
+        before = old.get(name)
+        if before == value:
+            continue
+        if isinstance(before, list) and [path for path, _ in before] == [path for path, _ in value]:
+            return next(str(path) for (path, state), was in zip(value, before, strict=True) if [path, state] != was)
+        return "--" + name.replace("_", "-")
+    return None
 
 
 def _map(folder: Path, name: str, meta: dict[str, Any]) -> np.ndarray | None:

@@ -7,6 +7,7 @@ import random
 from genkit.text.config import TextTrainConfig
 from genkit.text.tokenizer import Tokenizer, train_bpe, train_char
 
+KINDS = ("auto", "char", "bpe")
 CHAR_BYTES = 2_000_000  # `--tokenizer auto` takes characters up to here
 _SAMPLE_FOR_TOKEN = 4096  # characters of text to train bpe on, for each entry of the vocabulary
 _MAX_SAMPLE = 32 << 20
@@ -22,9 +23,7 @@ class Learner:
     def __init__(self, config: TextTrainConfig, given: Tokenizer | None = None) -> None:
         self._vocab_size = config.vocab_size
         self._kind = config.tokenizer if given is None else "given"
-        self._ready = given
-        if self._kind not in ("auto", "char", "bpe", "given"):
-            self._ready = Tokenizer.load(self._kind)
+        self._given = given
         self._alphabet: set[str] = set()
         self._sample = Sample(min(_MAX_SAMPLE, _SAMPLE_FOR_TOKEN * config.vocab_size))
         self._bytes = 0
@@ -46,8 +45,8 @@ class Learner:
 
     def tokenizer(self) -> Tokenizer:
         """What was learnt."""
-        if self._ready is not None:
-            return self._ready
+        if self._given is not None:
+            return self._given
         if self._kind == "bpe":
             return train_bpe(self._sample.texts, self._vocab_size)
         return train_char(self._alphabet)

@@ -9,7 +9,21 @@ import pytest
 from genkit.text.cutting import cut_point, words
 from genkit.text.tokenizer import Tokenizer, train_bpe
 
-HOSTILE = [*" \n\r\t.,!'\"sStTré日1-", "\u00a0", "\u3000", "\x1c", "\x85", "\u2028", "\u200b", "\u0301", "\0", "😀", "'re", "  ", "\n\n"]
+HOSTILE = [
+    *" \n\r\t.,!'\"sStTré日1-",
+    "\u00a0",
+    "\u3000",
+    "\x1c",
+    "\x85",
+    "\u2028",
+    "\u200b",
+    "\u0301",
+    "\0",
+    "😀",
+    "'re",
+    "  ",
+    "\n\n",
+]
 
 
 @pytest.fixture(scope="module")

@@ -53,7 +53,9 @@ def test_bpe_training_is_deterministic() -> None:
     assert train_bpe([STORY, STORY[:100]], 350).to_json() == train_bpe([STORY, STORY[:100]], 350).to_json()
 
 
-@pytest.mark.parametrize("text", ["ACGT" * 100_000, "".join(random.Random(0).choices("ACGT", k=200_000)), " " * 300_000])
+@pytest.mark.parametrize(
+    "text", ["ACGT" * 100_000, "".join(random.Random(0).choices("ACGT", k=200_000)), " " * 300_000]
+)
 def test_bpe_trains_on_endless_words(text: str) -> None:
     assert train_bpe([text], 300).vocab_size > 257
 
