@@ -220,9 +220,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, bad: float)
         with pytest.raises(TrainingStopped, match="model: weight is not finite at step 2"):
             run.save_checkpoint(broken)
         with pytest.raises(TrainingStopped, match=r"model\.safetensors: weight is not finite"):
-            run.publish(
-                json={"config.json": {}}, tensors={"model.safetensors": broken.modules["model"].state_dict()}
-            )
+            run.publish(json={"config.json": {}}, tensors={"model.safetensors": broken.modules["model"].state_dict()})
     assert sorted(os.listdir(tmp_path)) == [".genkit-run", ".lock", "checkpoints"]
     assert newest(tmp_path) == 1
 
@@ -394,7 +392,7 @@ class Power:
         if "r" in mode:
             return open(path, mode)
         self.tick("create")
-        file = open(path, mode, buffering=0)
+        file = open(path, mode, buffering=0)  # noqa: SIM115
         return Tracked(file, self)
 
 
