@@ -85,10 +85,12 @@ class ImageStore:
         n = len(self.images)
         first = step * batch_size
         places = np.arange(first, first + batch_size)
-        chosen = np.concatenate([
-            epoch_order(n, seed, epoch)[places[places // n == epoch] - epoch * n]
-            for epoch in range(first // n, (first + batch_size - 1) // n + 1)
-        ])
+        chosen = np.concatenate(
+            [
+                epoch_order(n, seed, epoch)[places[places // n == epoch] - epoch * n]
+                for epoch in range(first // n, (first + batch_size - 1) // n + 1)
+            ]
+        )
         batch: NDArray[np.uint8] = self.images[chosen]
         if flip:
             mirrored = philox(seed, FLIP, step).random(batch_size) < 0.5

@@ -43,7 +43,7 @@ MAY_CHANGE = frozenset(
 )
 _OUT_OF_MEMORY = "use a smaller --batch-size, --ngf or --ndf"
 _GRID = 64  # pictures on a sample sheet
-_STATISTICS_DRAFT, _STATISTICS_FINAL = 512, 4096  # latents behind the batch-norm statistics
+_STATISTICS = 2048  # latents behind the batch-norm statistics
 _LOG_INTERVAL = 10
 _SMOOTHING = 0.98  # of the losses shown
 _BEATEN = 0.02  # a discriminator loss below this teaches the generator nothing
@@ -127,15 +127,23 @@ def train_gan(
             log = Loggers(metrics, tensorboard)
         shown: dict[str, float] = dict(state.extra.get("losses", {}))
 
-        def save(statistics: int = _STATISTICS_DRAFT) -> None:
+        ready: dict[int, Generator] = {}  # by step: a sheet and a save share the statistics
+
+        def finished() -> Generator:
+            if state.step not in ready:
+                ready.clear()
+                ready[state.step] = sampler(average, config, runtime)
+            return ready[state.step]
+
+        def save() -> None:
             with meter.measured("save"):
                 state.elapsed, state.extra["losses"] = meter.elapsed, dict(shown)
                 run.save_checkpoint(state)
-                publish(run, sampler(average, config, runtime, statistics), store.report, config, runtime, state)
+                publish(run, finished(), store.report, config, runtime, state)
 
-        def sample(statistics: int = _STATISTICS_DRAFT) -> None:
+        def sample() -> None:
             with meter.measured("sample"):
-                sheet = grid(draw(sampler(average, config, runtime, statistics), _fixed_latents(config), runtime))
+                sheet = grid(draw(finished(), _fixed_latents(config), runtime))
                 write_bytes(run.samples / f"step-{state.step:06d}.png", encode(sheet, "png"))
 
         if not resume:
@@ -208,8 +216,8 @@ def train_gan(
 
         # --- the end ----------------------------------------------------------------------
         state.extra["metrics"] = dict(shown)
-        sample(_STATISTICS_FINAL)
-        save(_STATISTICS_FINAL)
+        sample()
+        save()
         return TrainReport(out, state.step, state.seen, "images", meter.elapsed, dict(shown), tuple(warnings))
 
 
@@ -301,15 +309,15 @@ def to_images(pixels: NDArray[np.uint8], runtime: Runtime) -> Tensor:
     return torch.from_numpy(pixels).to(runtime.device).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
-def sampler(average: Generator, config: GANTrainConfig, runtime: Runtime, statistics: int) -> Generator:
+def sampler(average: Generator, config: GANTrainConfig, runtime: Runtime) -> Generator:
     """A copy of the averaged generator with batch-norm statistics of its own, in eval mode."""
-    finished = copy.deepcopy(average)
+    ready = copy.deepcopy(average)
     batches = (
         torch.from_numpy(batch_latents(config.seed, i, _GRID, config.nz, STATISTICS)).to(runtime.device)
-        for i in range(statistics // _GRID)
+        for i in range(_STATISTICS // _GRID)
     )
-    reestimate_batch_norm(finished, batches)
-    return finished
+    reestimate_batch_norm(ready, batches)
+    return ready
 
 
 def publish(

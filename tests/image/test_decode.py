@@ -172,6 +172,7 @@ def test_grey_channel() -> None:
 
 def test_a_pixel_bomb_is_refused_before_it_is_decoded() -> None:
     """A PNG header that claims 60,000 x 60,000 pixels, 10 GB when decoded."""
+
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 

@@ -211,9 +211,7 @@ def test_not_finite_stops_and_keeps_the_last_good_state(
     assert all(torch.isfinite(p).all() for p in load_generator(out).parameters())
 
 
-def test_warns_when_the_discriminator_has_won(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_warns_when_the_discriminator_has_won(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = train.LOSSES["bce"]
     monkeypatch.setitem(train.LOSSES, "bce", GANLoss(lambda r, f: real.discriminator(r, f) * 1e-4, real.generator))
     heard = run(settings(pictures, tmp_path / "run")).messages

@@ -14,9 +14,7 @@ from genkit.image.models.dcgan import Discriminator, Generator, reestimate_batch
 from genkit.image.models.store import parameter_count
 
 
-@pytest.mark.parametrize(
-    ("size", "generator", "discriminator"), [(64, 3_576_704, 2_765_568), (32, 1_068_928, 663_296)]
-)
+@pytest.mark.parametrize(("size", "generator", "discriminator"), [(64, 3_576_704, 2_765_568), (32, 1_068_928, 663_296)])
 def test_reference_parameter_counts(size: int, generator: int, discriminator: int) -> None:
     config = DCGANConfig(size=size)
     assert parameter_count(Generator(config)) == generator
