@@ -29,6 +29,7 @@ from genkit.text.tokenizer import Tokenizer
 
 _FORMAT = 1  # of the token files; a new one makes them again
 _META = "meta.json"
+_DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype(np.uint16), "uint32": np.dtype(np.uint32)}
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,9 @@ class Corpus:
         train, val: token ids, uint16 or uint32, memory-mapped; each document is
             followed by the end-of-text token. `val` is None when nothing is held out.
         tokenizer: what made them.
-        documents, bytes: read in all, repeated sources included; UTF-8.
+        documents: read in all, repeated ones included.
+        bytes: UTF-8 bytes of the text in `train` and `val`, and `bytes_val` in `val` alone.
         tokens_train, tokens_val: lengths of `train` and `val`.
-        bytes_val: UTF-8 bytes of the text in `val`.
         fingerprint: SHA-256 over the files' names, sizes and times, and the settings.
     """
 
@@ -89,6 +90,8 @@ def prepare(
         for leftover in (folder / _META, *folder.glob(TEMPORARY)):
             leftover.unlink(missing_ok=True)
         sizes = build(config, folder, tokenizer, on_progress)
+        if (changed := _changed(made_from, _describe(config, tokenizer))) is not None:
+            raise InputError(f"{changed} changed while it was read", "start again when nothing writes to it")
         fingerprint = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
         meta = {"fingerprint": fingerprint, **sizes, "made_from": made_from}
         write_json(folder / _META, meta)
@@ -173,9 +176,12 @@ def _finished(folder: Path, made_from: dict[str, Any]) -> dict[str, Any] | None:
             f"{changed} is not what {folder} was made from",
             "bring back the old data and settings, or start anew with --force",
         )
-    width = np.dtype(meta["dtype"]).itemsize
-    sizes = {TRAIN: meta["tokens_train"] * width, VAL: meta["tokens_val"] * width}
-    whole = all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items())
+    try:
+        width = _DTYPES[meta["dtype"]].itemsize
+        sizes = {TRAIN: meta["tokens_train"] * width, VAL: meta["tokens_val"] * width}
+        whole = all(os.path.getsize(folder / name) == size for name, size in sizes.items())
+    except (KeyError, TypeError, OSError):
+        whole = False
     return meta if whole else None
 
 
@@ -193,4 +199,4 @@ def _changed(old: dict[str, Any], new: dict[str, Any]) -> str | None:
 
 def _map(folder: Path, name: str, meta: dict[str, Any]) -> np.ndarray | None:
     path = folder / name
-    return np.memmap(path, dtype=np.dtype(meta["dtype"]), mode="r") if path.stat().st_size else None
+    return np.memmap(path, dtype=_DTYPES[meta["dtype"]], mode="r") if path.stat().st_size else None

@@ -39,11 +39,15 @@ class Split:
         self._lengths: dict[int, int] = {}  # of the first `MANY` different documents, in characters
         self._measured = False  # whether this document is the first of its kind
         self._lowest, self._highest = _HASHES, -1
-        self._boundary: int | None = None
+        # few documents: where each starts when they are laid end to end, and where validation does
         self._starts: dict[int, int] = {}
-        self._seen: set[int] = set()  # what validation already has
-        self._held_out = self._fresh = False
+        self._boundary: int | None = None
         self._place = 0
+        # many documents
+        self._held_out = False
+        # both: the documents that validation has, and whether this one is new to it
+        self._seen: set[int] = set()
+        self._fresh = False
 
     def survey(self, piece: Piece) -> None:
         """Take note of a piece."""
@@ -73,11 +77,13 @@ class Split:
             yield Part(True, piece.text[inside:], piece.last)
 
     def _open(self, key: int) -> None:
+        if not self._fraction:
+            return
         if not self._starts and len(self._lengths) < MANY:
             self._lay_end_to_end()
         if self._boundary is not None:
-            self._place = self._starts[key]
-        elif self._fraction:
+            self._place = self._starts.get(key, self._boundary)  # an unknown text came after the survey
+        else:
             # the extremes see to it that neither side is empty
             chosen = key < self._fraction * _HASHES or key == self._lowest
             self._held_out = chosen and key != self._highest

@@ -28,40 +28,42 @@ Progress = Callable[[int, int], None]
 
 def build(config: TextTrainConfig, folder: Path, tokenizer: Tokenizer | None, progress: Progress) -> dict[str, Any]:
     """Read twice, write the token files and the tokenizer, and return their sizes."""
-    files = list_files(config.data)
-    val_files = list_files([config.val_data]) if config.val_data else []
-    size, val_size = (sum(path.stat().st_size for path in group) for group in (files, val_files))
+    paths, val_paths = config.data, (config.val_data,) if config.val_data else ()
+    size, val_size = (sum(file.stat().st_size for file in list_files(group)) for group in (paths, val_paths))
     total = 2 * (size + val_size)
 
-    def read(group: list[Path], done: int) -> Iterator[Piece]:
-        said = 0
-        for piece in iter_pieces(group, text_field=config.text_field, errors=config.encoding_errors):
-            yield piece
-            if piece.position - said > _BATCH:
-                said = piece.position
-                progress(done + said, total)
+    def read(group: Iterable[str], done: int) -> Iterator[Piece]:
+        for path in group:
+            files = list_files([path])
+            said = position = 0
+            for piece in iter_pieces(files, text_field=config.text_field, errors=config.encoding_errors):
+                yield piece
+                position = piece.position
+                if position - said > _BATCH:
+                    said = position
+                    progress(done + said, total)
+            if not position:
+                raise InputError(f"there is no text in {path}", "leave it out, or give one that is not empty")
+            done += sum(file.stat().st_size for file in files)
 
     # --- first reading: sizes, alphabet, sample ---------------------------------------
     split = Split(0.0 if config.val_data else config.val_fraction)
     learner = Learner(config, tokenizer)
-    documents = val_documents = 0
-    for piece in read(files, 0):
+    documents = 0
+    for piece in read(paths, 0):
         split.survey(piece)
-        documents += piece.last
         learner.add(piece.text)
-    for piece in read(val_files, size):
-        val_documents += piece.last
+        documents += piece.last
+    for piece in read(val_paths, size):
         learner.add_alphabet(piece.text)
-    for count, names in ((documents, config.data), (val_documents or not val_files, [config.val_data])):
-        if not count:
-            raise InputError(f"there is no text in {', '.join(map(str, names))}", "give files that are not empty")
+        documents += piece.last
     tokenizer = learner.tokenizer()
 
     # --- second reading: tokens ---------------------------------------------------------
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
     parts = itertools.chain(
-        (part for piece in read(files, size + val_size) for part in split.divide(piece)),
-        (Part(True, piece.text, piece.last) for piece in read(val_files, 2 * size + val_size)),
+        (part for piece in read(paths, size + val_size) for part in split.divide(piece)),
+        (Part(True, piece.text, piece.last) for piece in read(val_paths, 2 * size + val_size)),
     )
     with atomic_write(folder / TRAIN) as train_file, atomic_write(folder / VAL) as val_file:
         train, val = _write(parts, Encoder(tokenizer, dtype), np.array(tokenizer.eos_id, dtype), train_file, val_file)
@@ -69,7 +71,7 @@ def build(config: TextTrainConfig, folder: Path, tokenizer: Tokenizer | None, pr
     progress(total, total)
     return {
         "dtype": dtype.name,
-        "documents": documents + val_documents,
+        "documents": documents,
         "bytes": train.bytes + val.bytes,
         "bytes_val": val.bytes,
         "tokens_train": train.tokens,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bz2
 import gzip
-import json
 import lzma
 import os
 import tracemalloc
@@ -141,11 +140,10 @@ def test_csv_and_tsv(tmp_path: Path) -> None:
 
 def test_parquet(tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
-    import pyarrow.parquet
-
+    parquet = pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "a.parquet"
     texts = [f"text {i}" for i in range(3000)]
-    pyarrow.parquet.write_table(pyarrow.table({"n": [1] * 3000, "text": texts}), path, row_group_size=1000)
+    parquet.write_table(pyarrow.table({"n": [1] * 3000, "text": texts}), path, row_group_size=1000)
     assert list(iter_documents([path])) == texts
     with pytest.raises(InputError, match=r"no field 'body'.*n, text"):
         list(iter_documents([path], text_field="body"))

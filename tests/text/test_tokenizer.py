@@ -260,7 +260,7 @@ def test_a_tokenizer_without_end_of_text_is_refused(tmp_path: Path, config: obje
 def test_what_is_no_tokenizer_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_bytes(data)
-    with pytest.raises(InputError, match="not a tokenizer.json") as caught:
+    with pytest.raises(InputError, match=r"not a tokenizer\.json") as caught:
         Tokenizer.load(tmp_path)
     assert str(path) in caught.value.message
 
