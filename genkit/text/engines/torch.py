@@ -59,8 +59,6 @@ class TorchTextEngine:
             step += 1
             kept = []
             for i, (row, token, logprob) in enumerate(zip(rows, tokens.tolist(), logprobs.tolist(), strict=True)):
-                if not math.isfinite(logprob):
-                    raise InputError("the model's logits are not finite", "its weights are damaged; use another model")
                 if row.request.finished:
                     continue
                 done = "eos" if token == self.model.config.eos_id else "length" if step == row.limit else None
@@ -107,6 +105,8 @@ class TorchTextEngine:
     @torch.inference_mode()
     def _choose(self, logits: Tensor, rows: list[_Row], history: _History, step: int) -> tuple[Tensor, Tensor]:
         """The rows' next tokens (R,) and their log-probabilities (R,)."""
+        if not logits.isfinite().all():
+            raise InputError("the model's logits are not finite", "its weights are damaged; use another model")
         tokens = torch.empty(len(rows), dtype=torch.int64, device=logits.device)
         for config in dict.fromkeys(row.request.config for row in rows):
             members = [i for i, row in enumerate(rows) if row.request.config == config]

@@ -222,8 +222,8 @@ class GPT(nn.Module):
 
     def __init__(self, config: GPTConfig, dropout: float = 0.0) -> None:
         super().__init__()
-        if (size := count_parameters(config)) > MAX_PARAMETERS or config.n_layer > 4096:
-            raise InputError(f"model config: {config.n_layer} layers and {size:,} parameters are too many to build")
+        if (size := count_parameters(config)) > MAX_PARAMETERS:
+            raise InputError(f"model config: {size:,} parameters are too many to build")
         self.config = config
         self.embed = nn.Embedding(config.vocab_size, config.n_embd)
         self.positions = nn.Embedding(config.block_size, config.n_embd) if config.arch == "gpt2" else None

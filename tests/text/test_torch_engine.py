@@ -1,0 +1,295 @@
+"""The torch engine: batches equal single rows, and every row follows its own seed."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from genkit.errors import InputError
+from genkit.runtime.device import Placement
+from genkit.runtime.manager import Runtime
+from genkit.text.config import GenerationConfig, GPTConfig
+from genkit.text.engines import TokenEvent, TokenRequest
+from genkit.text.engines import torch as engine_module
+from genkit.text.engines.torch import TorchTextEngine
+from genkit.text.models.gpt import GPT
+from genkit.text.models.layout import to_hf_state
+from genkit.text.sampling import process, sample
+
+VOCAB, BLOCK, EOS = 61, 48, 0
+GREEDY = GenerationConfig(temperature=0, max_new_tokens=12, min_new_tokens=12)
+RANDOM = GenerationConfig(temperature=1.0, top_p=0.9, max_new_tokens=12, min_new_tokens=12)
+
+
+def config(arch: str = "qwen3", **changes: Any) -> GPTConfig:
+    base = GPTConfig(
+        arch=arch, vocab_size=VOCAB, block_size=BLOCK, n_layer=2, n_head=4, n_kv_head=4 if arch == "gpt2" else 2,
+        n_embd=32, head_dim=8, n_inner=48, eos_id=EOS,
+    )  # fmt: skip
+    return dataclasses.replace(base, **changes)
+
+
+def build(arch: str = "qwen3", **changes: Any) -> GPT:
+    """Random weights, far enough from zero that what comes next depends on what came before."""
+    torch.manual_seed(0)
+    model = GPT(config(arch, **changes)).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.normal_(0.5, 0.3) if p.ndim == 1 else p.normal_(0, 0.3)
+    return model
+
+
+@pytest.fixture(scope="module")
+def runtime() -> Iterator[Runtime]:
+    with Runtime(Placement(device="cpu", precision="fp32", engine="torch", why="test")) as runtime:
+        yield runtime
+
+
+@pytest.fixture(scope="module")
+def model() -> GPT:
+    return build()
+
+
+@pytest.fixture(scope="module")
+def engine(model: GPT, runtime: Runtime) -> TorchTextEngine:
+    return TorchTextEngine(model, runtime)
+
+
+def request(prompt: list[int], knobs: GenerationConfig = RANDOM, seed: int = 0, **changes: Any) -> TokenRequest:
+    return TokenRequest(prompt, knobs.replace(**changes), seed)
+
+
+def rows(events: list[TokenEvent], n: int) -> list[list[int]]:
+    return [[e.token for e in events if e.index == i] for i in range(n)]
+
+
+def run(engine: TorchTextEngine, *requests: TokenRequest) -> list[list[int]]:
+    return rows(list(engine.generate(requests)), len(requests))
+
+
+@torch.no_grad()
+def by_hand(model: GPT, wanted: TokenRequest) -> list[int]:
+    """The same text by full passes without a cache."""
+    random = np.random.Generator(np.random.Philox(key=np.array([wanted.seed, 0], dtype=np.uint64)))
+    ids, new = list(wanted.prompt), []
+    seen, counts = torch.zeros(1, VOCAB, dtype=torch.bool), torch.zeros(1, VOCAB)
+    seen[0, ids] = True
+    for step in range(min(wanted.config.max_new_tokens, BLOCK - len(ids))):
+        logits = model(torch.tensor([ids]))[:, -1]
+        if step < wanted.config.min_new_tokens:
+            logits[:, EOS] = -math.inf
+        logits = process(logits, wanted.config, seen=seen, counts=counts)
+        if wanted.config.temperature == 0:
+            token = int(logits.argmax())
+        else:
+            token = int(sample(logits, torch.tensor([random.random()], dtype=torch.float64)))
+        ids.append(token)
+        new.append(token)
+        seen[0, token] = True
+        counts[0, token] += 1
+        if token == EOS:
+            break
+    return new
+
+
+@pytest.mark.parametrize("arch", ["qwen3", "llama", "gpt2"])
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        GREEDY,
+        RANDOM,
+        GREEDY.replace(repetition_penalty=1.5),
+        RANDOM.replace(repetition_penalty=1.3, frequency_penalty=0.7, presence_penalty=0.4, top_k=20, min_p=0.01),
+        RANDOM.replace(min_new_tokens=3, max_new_tokens=40, temperature=2.0),
+    ],
+)
+def test_a_ragged_batch_equals_full_passes(arch: str, knobs: GenerationConfig, runtime: Runtime) -> None:
+    model = build(arch)
+    requests = [request(p, knobs, seed) for seed, p in enumerate([[5], [7, 8, 9, 10, 11, 12], [7, 8], [7, 8]])]
+    assert run(TorchTextEngine(model, runtime), *requests) == [by_hand(model, r) for r in requests]
+
+
+def test_rows_with_other_settings_share_a_batch(engine: TorchTextEngine, model: GPT) -> None:
+    requests = [
+        request([3, 4], GREEDY, max_new_tokens=12),
+        request([3, 4], RANDOM, seed=1),
+        request([9] * 10, RANDOM, seed=2, top_k=5, max_new_tokens=20),
+        request([3, 4], RANDOM, seed=3, repetition_penalty=2.0),
+    ]
+    assert run(engine, *requests) == [by_hand(model, r) for r in requests]
+
+
+def test_a_sample_depends_on_its_seed_alone(engine: TorchTextEngine) -> None:
+    together = run(engine, *(request([3, 4, 5], seed=i) for i in range(8)))
+    assert run(engine, request([3, 4, 5], seed=6)) == [together[6]]
+    assert run(engine, *(request([3, 4, 5], seed=i) for i in (6, 2))) == [together[6], together[2]]
+    assert len({tuple(row) for row in together}) == 8
+    assert run(engine, request([3, 4, 5], seed=2**64 - 1)) != [together[0]]
+
+
+def test_a_sample_does_not_depend_on_the_global_generators(engine: TorchTextEngine) -> None:
+    torch.manual_seed(1)
+    first = run(engine, request([3], seed=1))
+    torch.manual_seed(2)
+    assert run(engine, request([3], seed=1)) == first
+
+
+def test_more_rows_than_a_batch(engine: TorchTextEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = [request([3, 4], seed=i) for i in range(7)]
+    together = run(engine, *requests)
+    monkeypatch.setattr(engine_module, "BATCH", 3)
+    assert run(engine, *requests) == together
+    monkeypatch.setattr(engine_module, "CACHE_BYTES", 1)  # room for one row and no more
+    assert run(engine, *requests) == together
+
+
+def test_events_come_row_by_row_as_they_are_drawn(engine: TorchTextEngine) -> None:
+    events = engine.generate([request([3], seed=i) for i in range(3)])
+    assert [next(events).index for _ in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_length_ends_a_row(engine: TorchTextEngine) -> None:
+    requests = [request([3], min_new_tokens=0, max_new_tokens=n, temperature=0) for n in (1, 5)]
+    events = list(engine.generate(requests))
+    assert [e.done for e in events if e.index == 0] == ["length"]
+    assert [e.done for e in events if e.index == 1] == [None] * 4 + ["length"]
+
+
+@pytest.mark.parametrize(("prompt", "new"), [(BLOCK - 1, 1), (BLOCK - 5, 5), (1, BLOCK - 1)])
+def test_the_context_ends_a_row(engine: TorchTextEngine, prompt: int, new: int) -> None:
+    limits = {"max_new_tokens": 1000, "min_new_tokens": 1000}
+    events = list(engine.generate([request([3] * prompt, **limits), request([4], seed=5, **limits)]))
+    assert [e.done for e in events if e.index == 0] == [None] * (new - 1) + ["length"]
+    assert len(events) == new + BLOCK - 1
+
+
+def test_end_of_text_ends_a_row_and_is_reported(runtime: Runtime) -> None:
+    model = build()
+    wanted = by_hand(model, request([3], RANDOM))
+    stopper = next(t for i, t in enumerate(wanted) if i > 2 and t not in wanted[:i])
+    wanted = wanted[: wanted.index(stopper)]
+    model.config = dataclasses.replace(model.config, eos_id=stopper)
+    engine = TorchTextEngine(model, runtime)
+    events = list(engine.generate([request([3], min_new_tokens=0), request([9, 9], seed=1, min_new_tokens=0)]))
+    assert [(e.token, e.done) for e in events if e.index == 0] == [(t, None) for t in wanted] + [(stopper, "eos")]
+
+
+def test_no_end_of_text_before_min_new_tokens(runtime: Runtime) -> None:
+    model = build(tie_embeddings=False)
+    with torch.no_grad():  # end of text is nearly certain at every step
+        model.norm.weight.fill_(0.0)
+        model.norm.register_forward_hook(lambda module, args, out: torch.ones_like(out))
+        model.lm_head.weight.zero_()[EOS] = 1.0
+    engine = TorchTextEngine(model, runtime)
+    events = list(
+        engine.generate([request([3], GREEDY, min_new_tokens=6), request([4], RANDOM, seed=1, min_new_tokens=2)])
+    )
+    assert [e.token == EOS for e in events if e.index == 0] == [False] * 6 + [True]
+    assert [e.token == EOS for e in events if e.index == 1] == [False] * 2 + [True]
+
+
+def test_a_model_without_end_of_text(runtime: Runtime) -> None:
+    events = list(TorchTextEngine(build(eos_id=None), runtime).generate([request([3], max_new_tokens=20)]))
+    assert [e.done for e in events] == [None] * 19 + ["length"]
+
+
+def test_the_consumer_ends_rows(engine: TorchTextEngine) -> None:
+    requests = [request([3, 4], seed=i) for i in range(3)]
+    alone = run(engine, *(request([3, 4], seed=i) for i in range(3)))
+    got: list[TokenEvent] = []
+    for event in engine.generate(requests):
+        got.append(event)
+        if len(got) == 4:  # row 0's second token
+            requests[0].finished = requests[2].finished = True
+    assert [len(row) for row in rows(got, 3)] == [2, 12, 1]
+    assert rows(got, 3)[1] == alone[1]
+    for each in requests:
+        each.finished = True
+    assert list(engine.generate(requests)) == []
+
+
+def test_logprob_is_the_models_own(engine: TorchTextEngine, model: GPT) -> None:
+    wanted = request([3, 4], RANDOM, seed=3, temperature=0.5, repetition_penalty=1.5, top_k=4)
+    events = list(engine.generate([wanted]))
+    ids = torch.tensor([[3, 4] + [e.token for e in events]])
+    with torch.no_grad():
+        logprobs = model(ids[:, :-1])[0, 1:].log_softmax(-1).gather(1, ids[0, 2:, None]).squeeze(1)
+    torch.testing.assert_close(torch.tensor([e.logprob for e in events]), logprobs, atol=1e-4, rtol=0)
+
+
+def test_greedy_text_of_transformers(tmp_path: Any, runtime: Runtime) -> None:
+    import json
+
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM
+
+    model = build("llama")
+    save_file(to_hf_state(model), tmp_path / "model.safetensors", {"format": "pt"})
+    (tmp_path / "config.json").write_text(json.dumps(model.config.to_hf()))
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path)
+    prompt = [5, 6, 7, 8]
+    knobs = {"max_new_tokens": 20, "min_new_tokens": 20, "repetition_penalty": 1.2}
+    text = theirs.generate(
+        torch.tensor([prompt]), attention_mask=torch.ones(1, 4), do_sample=False, pad_token_id=EOS, **knobs
+    )
+    assert run(TorchTextEngine(model, runtime), request(prompt, GREEDY, **knobs)) == [text[0, 4:].tolist()]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ([], "no tokens"),
+        ([1] * BLOCK, f"the prompt has {BLOCK} tokens, the model's context is {BLOCK}"),
+        ([1, VOCAB], f"token {VOCAB} of the prompt is not in the model's vocabulary"),
+        ([-1], "token -1 of the prompt"),
+    ],
+)
+def test_bad_prompts_are_refused_before_anything_is_drawn(
+    engine: TorchTextEngine, prompt: list[int], message: str
+) -> None:
+    events = engine.generate([request([3]), request(prompt)])
+    with pytest.raises(InputError, match=message):
+        next(events)
+
+
+def test_damaged_weights_are_told(runtime: Runtime) -> None:
+    model = build()
+    with torch.no_grad():
+        model.blocks[0].mlp.up.weight[0, 0] = math.nan
+    with pytest.raises(InputError, match="not finite"):
+        next(TorchTextEngine(model, runtime).generate([request([3])]))
+
+
+def test_nothing_to_do(engine: TorchTextEngine) -> None:
+    assert list(engine.generate([])) == []
+
+
+def test_modes_of_torch_do_not_leak_to_the_consumer(engine: TorchTextEngine) -> None:
+    for _ in engine.generate([request([3], max_new_tokens=13)]):
+        assert torch.is_grad_enabled()
+        assert not torch.is_inference_mode_enabled()
+
+
+def test_dropout_is_off(runtime: Runtime) -> None:
+    torch.manual_seed(0)
+    model = GPT(config(), dropout=0.5).train()
+    assert run(TorchTextEngine(model, runtime), request([3])) == run(TorchTextEngine(model, runtime), request([3]))
+
+
+def test_bf16_is_near_fp32(model: GPT) -> None:
+    """Same text while the likeliest token leads clearly; the cache is in bf16 too."""
+    with Runtime(Placement(device="cpu", precision="bf16", engine="torch", why="test")) as half:
+        events = list(TorchTextEngine(model, half).generate([request([3, 4], GREEDY), request([5, 6, 7], GREEDY)]))
+    for index, prompt in enumerate([[3, 4], [5, 6, 7]]):
+        row = [e for e in events if e.index == index]
+        ids = torch.tensor([prompt + [e.token for e in row]])
+        with torch.no_grad():
+            logprobs = model(ids[:, :-1])[0, len(prompt) - 1 :].log_softmax(-1)
+        for event, exact in zip(row, logprobs, strict=True):
+            assert event.logprob == pytest.approx(exact[event.token].item(), abs=0.15)
