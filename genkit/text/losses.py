@@ -9,7 +9,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 IGNORE = -100  # a target that does not count, as in torch and transformers
-CHUNK_ELEMENTS = 1 << 21  # logits held at a time, 8 MB in fp32
+# Logits held at a time: what stays in a CPU's cache or keeps an accelerator busy,
+# and enough rows to pay for reading a large head.
+CPU_ELEMENTS, ACCELERATOR_ELEMENTS = 1 << 21, 1 << 27
+MIN_ROWS = 512
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -41,7 +44,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         count = (targets != IGNORE).sum()
         grad_hidden = torch.empty_like(hidden) if with_grad else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if with_grad else None
-        rows = max(1, CHUNK_ELEMENTS // weight.shape[0])
+        elements = CPU_ELEMENTS if hidden.device.type == "cpu" else ACCELERATOR_ELEMENTS
+        rows = max(MIN_ROWS, elements // weight.shape[0])
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, hidden.shape[0], rows):
                 h, y = hidden[start : start + rows], targets[start : start + rows]
