@@ -84,8 +84,9 @@ def genkit(
     for name in os.environ.keys() - clean_env().keys():
         monkeypatch.delenv(name)
 
-    def run(*args: str, input: bytes = b"") -> Result:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(input)))
+    def run(*args: str, input: bytes | io.BytesIO = b"") -> Result:
+        stdin = io.BytesIO(input) if isinstance(input, bytes) else input
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(stdin))
         capfdbinary.readouterr()
         code = entry(args)
         out, err = capfdbinary.readouterr()

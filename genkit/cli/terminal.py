@@ -129,6 +129,8 @@ def flat(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     for name, value in facts.items():
         if isinstance(value, dict):
             lines.extend(flat(value, f"{prefix}{name}."))
-        elif value not in (None, "", [], ()):
+        elif isinstance(value, list | tuple):
+            lines.extend([(prefix + name, ", ".join(map(str, value)))] if value else [])
+        elif value not in (None, ""):
             lines.append((prefix + name, value))
     return lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,20 @@ def test_help_has_sections_and_examples(genkit: Run, name: str) -> None:
             assert f"\n{param.section}:\n" in done.text
             assert param.opts[-1] in done.text
             assert param.help
+
+
+@pytest.mark.parametrize("name", [None, *COMMANDS])
+def test_examples_in_help_are_valid_commands(genkit: Run, name: str | None) -> None:
+    text = genkit(*filter(None, [name]), "--help").text.split("\nExamples:\n")[1].split("\n\n")[0]
+    commands = [part.strip() for line in text.splitlines() for part in line.split(" | ") if "genkit " in part]
+    assert len(commands) >= 2
+    for line in commands:
+        _, found, *args = shlex.split(line)
+        command = main.get_command(click.Context(main), found)
+        assert command is not None
+        context = command.make_context(found, args)
+        if found in CONFIGS:
+            chosen(context, CONFIGS[found])
 
 
 def test_help_shows_defaults_and_ranges(genkit: Run) -> None:

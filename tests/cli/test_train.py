@@ -146,20 +146,17 @@ def wait_for_checkpoint(process: subprocess.Popen[str], run: Path) -> None:
     raise AssertionError(process.communicate())
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_stopped_training_is_saved_and_resumed(
-    genkit: Run, start_genkit: Run, data: Path, number: int, code: int
-) -> None:
+def test_stopped_training_is_saved_and_resumed(genkit: Run, start_genkit: Run, data: Path) -> None:
     process = start_genkit(*GAN, "--steps", "100000", "--out", "run")
     wait_for_checkpoint(process, data / "run")
     busy = genkit("train-gan", "--resume", "--out", "run")
     assert (busy.code, busy.err.count("\n")) == (8, 1)
-    process.send_signal(number)
+    process.send_signal(signal.SIGINT)
     out, err = process.communicate()
-    assert (process.returncode, out) == (code, "")
+    assert (process.returncode, out) == (130, "")
     assert "Traceback" not in err
     last = err.splitlines()[-1]
-    assert last.startswith("error: stopped by SIG")
+    assert last.startswith("error: stopped by SIGINT")
     assert "genkit train-gan --resume --out run" in last
     done = json.loads((data / "run/genkit.json").read_text())["trained"]["steps"]
     resumed = genkit("train-gan", "--resume", "--out", "run", "--steps", str(done + 2), "--json")
