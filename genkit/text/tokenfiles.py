@@ -136,8 +136,10 @@ class Encoder:
         found, ends = words(texts)
         ids = list(map(self._known.get, found))
         if None in ids:
-            self._learn(list(set(itertools.compress(found, [known is None for known in ids]))))
-            ids = list(map(self._known.get, found))
+            new = [place for place, known in enumerate(ids) if known is None]
+            self._learn(list({found[place] for place in new}))
+            for place in new:
+                ids[place] = self._known[found[place]]
         known = cast(list[bytes], ids)
         joined = [b"".join(known[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
         if self._size > _CACHED_CHARACTERS:
