@@ -52,9 +52,7 @@ class Option:
 
 def option(default: Any, help: str, **description: Any) -> Any:
     """A dataclass field that knows its own flag. Keywords are those of `Option`."""
-    return dataclasses.field(
-        default=default, metadata={"option": Option(help=help, **description)}
-    )
+    return dataclasses.field(default=default, metadata={"option": Option(help=help, **description)})
 
 
 def options(cls: type) -> Iterator[tuple[dataclasses.Field[Any], Option]]:

@@ -82,6 +82,8 @@ def _from_hub(name: str) -> Path:
     try:
         return Path(snapshot_download(match["repo"], revision=match["revision"], allow_patterns=_HUB_FILES))
     except LocalEntryNotFoundError as error:
-        raise InputError(f"{name}: not in the local cache, and the hub cannot be reached", "check the network") from error
+        raise InputError(
+            f"{name}: not in the local cache, and the hub cannot be reached", "check the network"
+        ) from error
     except (HfHubHTTPError, ValueError, OSError) as error:
         raise InputError(f"{name}: {str(error).splitlines()[0]}", "check the name and the network") from error

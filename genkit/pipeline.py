@@ -1,9 +1,9 @@
 """A model ready to use: `load(name)` gives a text or an image pipeline.
 
-    from genkit import load
+from genkit import load
 
-    for piece in load("story").stream("Once upon a time", seed=7):
-        print(piece.text, end="")
+for piece in load("story").stream("Once upon a time", seed=7):
+    print(piece.text, end="")
 """
 
 from __future__ import annotations
@@ -84,8 +84,7 @@ class TextPipeline:
         model = load_model(folder)
         if self.tokenizer.vocab_size > model.config.vocab_size:
             raise InputError(
-                f"{folder}: the tokenizer has {self.tokenizer.vocab_size} tokens, "
-                f"the model {model.config.vocab_size}"
+                f"{folder}: the tokenizer has {self.tokenizer.vocab_size} tokens, the model {model.config.vocab_size}"
             )
         self.block_size = model.config.block_size
         self.engine: TextEngine = TorchTextEngine(model.to(runtime.device).eval(), runtime)

@@ -59,7 +59,7 @@ def test_what_is_no_model_is_refused(name: str, said: str) -> None:
 
 def test_other_weight_files_are_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "model.pt").write_bytes(b"PK\x03\x04")
-    with pytest.raises(InputError, match="not a .safetensors file"):
+    with pytest.raises(InputError, match=r"not a \.safetensors file"):
         library.find(str(tmp_path / "model.pt"))
 
 

@@ -86,7 +86,6 @@ def train_gan(
     with ExitStack() as stack:
         stack.enter_context(memory_guard(_OUT_OF_MEMORY))
         run = stack.enter_context(RunDir.resume(out) if resume else RunDir.create(out, force=force))
-        stop = stack.enter_context(StopSignal())
         if resume:
             check_unchanged(read_record(out)["config"], config.to_dict(), MAY_CHANGE)
 
@@ -148,6 +147,7 @@ def train_gan(
 
         if not resume:
             save()  # a full disk shows now, and a kill at any time leaves something to resume
+        stop = stack.enter_context(StopSignal())
         fraction = meter.fraction(state.step, state.seen)
 
         # --- the loop ---------------------------------------------------------------------

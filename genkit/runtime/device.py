@@ -54,6 +54,7 @@ class Hardware:
         mps: an Apple GPU.
         xpu: number of Intel GPUs.
         cpus: cores that this process may use.
+        cpu_bf16: the CPU multiplies bf16 matrices in hardware (AVX512-BF16 or AMX).
         cuda_problem: why `cuda` is empty.
     """
 
@@ -61,6 +62,7 @@ class Hardware:
     mps: bool = False
     xpu: int = 0
     cpus: int = 1
+    cpu_bf16: bool = False
     cuda_problem: str = "no NVIDIA driver was found"
 
 
@@ -98,8 +100,8 @@ def resolve(
 
     Args:
         device: auto takes the first of cuda, mps, xpu, cpu that is there.
-        precision: auto is fp32 on cpu and mps, bf16 on xpu and on GPUs since
-            Ampere, fp16 on older GPUs.
+        precision: auto is bf16 on xpu, on GPUs since Ampere, and for training on
+            CPUs that have it; fp16 on older GPUs; else fp32.
         hardware: default: `detect()`.
 
     Raises:
@@ -114,6 +116,9 @@ def resolve(
         raise UsageError(f"--engine {engine!r} is not an engine for {task}", f"use {_either(ENGINES[task])}")
     hardware = hardware if hardware is not None else detect()
     placed, why = _choose_device(device, hardware)
+    if precision == "auto" and placed == "cpu" and hardware.cpu_bf16 and task.startswith("train"):
+        # twice to three times as fast as fp32; sampling is bound by memory and stays exact
+        return Placement(placed, "bf16", "torch", f"{why}; this CPU trains fastest in bf16")
     return Placement(placed, _choose_precision(precision, placed, hardware), "torch", why)
 
 
@@ -186,6 +191,7 @@ def detect() -> Hardware:
         mps=sys.platform == "darwin" and platform.machine() == "arm64",
         xpu=_intel_gpus() if built.get("xpu") else 0,
         cpus=cpu_count(),
+        cpu_bf16=_cpu_bf16(),
         cuda_problem=problem,
     )
 
@@ -198,6 +204,12 @@ def cpu_count() -> int:
         return max(1, min(cores, round(int(quota) / int(period))))
     except (OSError, ValueError):  # no control group, or no limit ("max")
         return cores
+
+
+def _cpu_bf16() -> bool:
+    """Whether the CPU has bf16 matrix instructions (Linux)."""
+    flags = re.search(r"^flags\s*:(.*)$", _read(Path("/proc/cpuinfo")), re.MULTILINE)
+    return bool(flags and {"avx512_bf16", "amx_bf16"} & set(flags[1].split()))
 
 
 def _torch_build() -> dict[str, bool]:

@@ -111,7 +111,7 @@ class GPTConfig:
         if rope.get("rope_type", rope.get("type", "default")) != "default":
             raise InputError(f"model config: RoPE scaling {rope!r} is not supported")
         eos = hf.get("eos_token_id")
-        ids = {"bos_id": hf.get("bos_token_id"), "eos_id": eos[0] if isinstance(eos, list) else eos}
+        ids: dict[str, Any] = {"bos_id": hf.get("bos_token_id"), "eos_id": eos[0] if isinstance(eos, list) else eos}
         try:
             if arch == "gpt2":
                 return cls(

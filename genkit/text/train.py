@@ -99,10 +99,10 @@ def train_text(
             muon_lr=config.muon_lr,
             weight_decay=config.weight_decay,
             betas=(config.beta1, config.beta2),
+            # fp16 has too little range for the iteration
+            dtype=torch.float32 if runtime.dtype is torch.float32 else torch.bfloat16,
         )
-        state = TrainState(
-            modules={"model": model}, optimizers=dict(optimizers), generators={}, scaler=runtime.scaler
-        )
+        state = TrainState(modules={"model": model}, optimizers=dict(optimizers), generators={}, scaler=runtime.scaler)
         if resume:
             checkpoint = run.load_checkpoint()
             state.restore(checkpoint)
@@ -164,7 +164,7 @@ def train_text(
             for xs, ys in zip(x.chunk(config.accumulate), y.chunk(config.accumulate), strict=True):
                 with runtime.autocast():
                     part = compute_loss(xs.to(runtime.device), ys.to(runtime.device)) / config.accumulate
-                (runtime.scaler.scale(part) if runtime.scaler else part).backward()
+                (runtime.scaler.scale(part) if runtime.scaler else part).backward()  # type: ignore[no-untyped-call]
                 loss += part.detach()
             step_optimizers(optimizers, model.parameters(), scaler=runtime.scaler, clip=config.grad_clip)
 

@@ -111,7 +111,7 @@ class TensorBoardLogger:
             raise UsageError(
                 "--tensorboard needs the tensorboard package", "pip install 'genkit-cli[tensorboard]'"
             ) from error
-        self._writer: Any = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+        self._writer: Any = SummaryWriter(str(folder))
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():

@@ -49,4 +49,6 @@ class StopSignal:
             resume: the command that goes on from there.
         """
         kind = Interrupted if self.received is signal.SIGINT else Terminated
-        return kind(f"stopped by {signal.Signals(self.received or signal.SIGTERM).name}; saved {saved}", f"resume: {resume}")
+        return kind(
+            f"stopped by {signal.Signals(self.received or signal.SIGTERM).name}; saved {saved}", f"resume: {resume}"
+        )

@@ -12,7 +12,13 @@ def shape(tokens: int = 10**7, device: str = "cpu", **settings: object) -> objec
 
 @pytest.mark.parametrize(
     ("tokens", "device", "preset"),
-    [(10**6, "cpu", "tiny"), (10**8, "cpu", "nano"), (10**6, "cuda:0", "baby"), (10**8, "mps", "mini"), (10**9, "cuda:1", "small")],
+    [
+        (10**6, "cpu", "tiny"),
+        (10**8, "cpu", "nano"),
+        (10**6, "cuda:0", "baby"),
+        (10**8, "mps", "mini"),
+        (10**9, "cuda:1", "small"),
+    ],
 )
 def test_auto_goes_by_data_and_machine(tokens: int, device: str, preset: str) -> None:
     assert auto_preset(tokens, device) == preset
@@ -33,7 +39,14 @@ def test_every_preset_fits_every_arch(preset: str, arch: str) -> None:
 
 def test_flags_go_before_the_preset() -> None:
     made = shape(preset="tiny", n_layer=3, n_embd=96, n_head=4, n_kv_head=2, block_size=40)
-    assert (made.n_layer, made.n_embd, made.n_head, made.n_kv_head, made.head_dim, made.block_size) == (3, 96, 4, 2, 24, 40)
+    assert (made.n_layer, made.n_embd, made.n_head, made.n_kv_head, made.head_dim, made.block_size) == (
+        3,
+        96,
+        4,
+        2,
+        24,
+        40,
+    )
     assert made.n_inner == 256
 
 

@@ -67,7 +67,10 @@ def run(config: TextTrainConfig, logger: Recorder | None = None, **how: bool) ->
 def digests(folder: Path) -> dict[str, str]:
     newest = sorted((folder / "checkpoints").iterdir())[-1]
     files = [*newest.glob("*.safetensors"), folder / "model.safetensors"]
-    return {path.name if path.parent == newest else "published": hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {
+        path.name if path.parent == newest else "published": hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 def test_it_learns_and_leaves_a_whole_model(config: TextTrainConfig, tmp_path: Path) -> None:
@@ -89,7 +92,9 @@ def test_it_learns_and_leaves_a_whole_model(config: TextTrainConfig, tmp_path: P
     assert isinstance(load_model(folder), torch.nn.Module)
 
 
-@pytest.mark.parametrize("change", [{}, {"accumulate": 2}, {"optimizer": "muon"}, {"arch": "gpt2", "schedule": "cosine"}])
+@pytest.mark.parametrize(
+    "change", [{}, {"accumulate": 2}, {"optimizer": "muon"}, {"arch": "gpt2", "schedule": "cosine"}]
+)
 def test_an_interrupted_run_ends_bit_for_bit_like_a_straight_one(
     config: TextTrainConfig, tmp_path: Path, change: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,7 +171,7 @@ def test_fine_tuning_starts_from_the_given_weights(config: TextTrainConfig, tmp_
 
 def test_a_resumed_run_keeps_its_settings_and_its_data(config: TextTrainConfig, tmp_path: Path) -> None:
     run(config)
-    with pytest.raises(UsageError, match="--lr was 0.01"):
+    with pytest.raises(UsageError, match=r"--lr was 0\.01"):
         run(config.replace(lr=0.02, steps=14), resume=True)
     (tmp_path / "book.txt").write_text(LINES + "one more line\n")
     with pytest.raises(InputError, match="is not what"):

@@ -32,7 +32,9 @@ def test_muon_step_is_momentum_orthogonalised_with_decay() -> None:
 
 
 def tiny() -> GPT:
-    return GPT(GPTConfig(vocab_size=11, block_size=8, n_layer=2, n_head=2, n_kv_head=2, n_embd=8, head_dim=4, n_inner=16))
+    return GPT(
+        GPTConfig(vocab_size=11, block_size=8, n_layer=2, n_head=2, n_kv_head=2, n_embd=8, head_dim=4, n_inner=16)
+    )
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
