@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from genkit import library
 from genkit.errors import TrainingStopped
 from genkit.files import write_bytes
 from genkit.runtime.manager import Runtime, memory_guard
@@ -79,8 +80,7 @@ def train_text(
             check_unchanged(read_record(out)["config"], config.to_dict(), MAY_CHANGE)
 
         # --- data and model ---------------------------------------------------------------
-        base = load_model(Path(config.init_from), dropout=config.dropout) if config.init_from else None
-        tokenizer = Tokenizer.load(Path(config.init_from)) if config.init_from else None
+        base, tokenizer = starting_point(config)
         corpus = prepare(config, run.data, tokenizer, _reading(logger))
         torch.manual_seed(config.seed)
         model = base or GPT(corpus_shape(config, corpus, runtime), config.dropout)
@@ -214,8 +214,7 @@ def plan(config: TextTrainConfig, runtime: Runtime) -> dict[str, Any]:
         throughput and what the budget buys.
     """
     budget = Budget.of(budget=config.budget, steps=config.steps, units=config.tokens, unit="tokens")
-    base = load_model(Path(config.init_from), dropout=config.dropout) if config.init_from else None
-    tokenizer = Tokenizer.load(Path(config.init_from)) if config.init_from else None
+    base, tokenizer = starting_point(config)
     with tempfile.TemporaryDirectory(prefix="genkit-") as folder, memory_guard(_OUT_OF_MEMORY):
         corpus = prepare(config, Path(folder), tokenizer, lambda done, total: None)
         model = base or GPT(corpus_shape(config, corpus, runtime), config.dropout)
@@ -253,6 +252,14 @@ def plan(config: TextTrainConfig, runtime: Runtime) -> dict[str, Any]:
     }
 
 
+def starting_point(config: TextTrainConfig) -> tuple[GPT | None, Tokenizer | None]:
+    """The model and tokenizer of `--init-from`, or neither."""
+    if config.init_from is None:
+        return None, None
+    folder = library.find(config.init_from)
+    return load_model(folder, dropout=config.dropout), Tokenizer.load(folder)
+
+
 def corpus_shape(config: TextTrainConfig, corpus: Corpus, runtime: Runtime) -> GPTConfig:
     """The model for this corpus on this machine."""
     return model_shape(
@@ -283,7 +290,7 @@ def sample(
     step: int,
     logger: MetricLogger,
 ) -> None:
-    """Draw a few texts with fixed seeds, show the first and keep all in `samples/`."""
+    """Draw a few texts with fixed seeds, show the longest and keep all in `samples/`."""
     knobs = GenerationConfig(max_new_tokens=_SAMPLE_TOKENS)
     prompt = tokenizer.encode(config.sample_prompt) or [tokenizer.eos_id]
     requests = [TokenRequest(prompt, knobs, seed=i) for i in range(_SAMPLES)]
@@ -294,7 +301,7 @@ def sample(
     model.train()
     texts = [config.sample_prompt + tokenizer.decode(row) for row in ids]
     write_bytes(run.samples / f"step-{step:06d}.txt", ("\n---\n".join(texts) + "\n").encode())
-    logger.message(f"sample at step {step}: {texts[0]}")
+    logger.message(f"sample at step {step}: {max(texts, key=len)}")
 
 
 def publish(

@@ -18,6 +18,7 @@ H100 = CudaDevice("NVIDIA H100", (9, 0), 80 * GB)
 T4 = CudaDevice("Tesla T4", (7, 5), 16 * GB)
 MACHINES = {
     "laptop": Hardware(cpus=4),
+    "server": Hardware(cpus=64, cpu_bf16=True),
     "mac": Hardware(mps=True, cpus=8),
     "arc": Hardware(xpu=2, cpus=8),
     "hopper": Hardware(cuda=(H100,), cpus=16, cuda_problem=""),
@@ -271,3 +272,30 @@ def test_errors_carry_the_exit_codes() -> None:
         with pytest.raises(GenkitError) as caught:
             resolve(text, task="image", hardware=MACHINES["hopper"])
         assert caught.value.exit_code == code
+
+
+@pytest.mark.parametrize(
+    ("machine", "device", "precision", "task", "chosen"),
+    [
+        ("server", "auto", "auto", "train-text", "bf16"),
+        ("server", "cpu", "auto", "train-gan", "bf16"),
+        ("server", "auto", "auto", "text", "fp32"),
+        ("server", "auto", "auto", "image", "fp32"),
+        ("server", "auto", "fp32", "train-text", "fp32"),
+        ("laptop", "auto", "auto", "train-text", "fp32"),
+    ],
+)
+def test_a_cpu_with_bf16_instructions_trains_in_bf16(
+    machine: str, device: str, precision: str, task: Any, chosen: str
+) -> None:
+    placement = resolve(device, precision, task=task, hardware=MACHINES[machine])
+    assert placement.precision == chosen
+    assert ("fastest in bf16" in placement.why) == (precision == "auto" and chosen == "bf16")
+
+
+@pytest.mark.parametrize(
+    ("flags", "found"), [("fpu avx512f avx512_bf16", True), ("amx_bf16 amx_tile", True), ("fpu avx2 bf16", False)]
+)
+def test_bf16_instructions_are_read_from_cpuinfo(monkeypatch: pytest.MonkeyPatch, flags: str, found: bool) -> None:
+    monkeypatch.setattr(device, "_read", lambda path: f"processor : 0\nflags\t\t: {flags}\nbugs\t\t: none\n")
+    assert device._cpu_bf16() is found

@@ -59,8 +59,10 @@ def config(tmp_path: Path) -> TextTrainConfig:
     )  # fmt: skip
 
 
-def run(config: TextTrainConfig, logger: Recorder | None = None, **how: bool) -> TrainReport:
-    with Runtime(resolve("cpu", task="train-text"), seed=config.seed) as runtime:
+def run(
+    config: TextTrainConfig, logger: Recorder | None = None, *, precision: str = "fp32", **how: bool
+) -> TrainReport:
+    with Runtime(resolve("cpu", precision, task="train-text"), seed=config.seed) as runtime:
         return train_text(config, runtime, logger or Recorder(), **how)
 
 
@@ -93,13 +95,20 @@ def test_it_learns_and_leaves_a_whole_model(config: TextTrainConfig, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "change", [{}, {"accumulate": 2}, {"optimizer": "muon"}, {"arch": "gpt2", "schedule": "cosine"}]
+    ("change", "precision"),
+    [
+        ({}, "fp32"),
+        ({"accumulate": 2}, "fp32"),
+        ({"optimizer": "muon"}, "fp32"),
+        ({"optimizer": "muon"}, "bf16"),
+        ({"arch": "gpt2", "schedule": "cosine"}, "fp32"),
+    ],
 )
 def test_an_interrupted_run_ends_bit_for_bit_like_a_straight_one(
-    config: TextTrainConfig, tmp_path: Path, change: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    config: TextTrainConfig, tmp_path: Path, change: dict[str, Any], precision: str
 ) -> None:
     config = config.replace(**change)
-    run(config)
+    run(config, precision=precision)
     straight = digests(tmp_path / "run")
     again = config.replace(out=str(tmp_path / "again"))
 
@@ -111,9 +120,9 @@ def test_an_interrupted_run_ends_bit_for_bit_like_a_straight_one(
 
     for attempt, at in enumerate((3, 7, 11)):  # after, between and after saves at 5 and 10
         with pytest.raises(Killed):
-            run(again, Recorder(at, die), resume=attempt > 0)
+            run(again, Recorder(at, die), precision=precision, resume=attempt > 0)
     resumed = Recorder()
-    run(again, resumed, resume=True)
+    run(again, resumed, precision=precision, resume=True)
     assert resumed.steps == [11, 12]
     assert digests(tmp_path / "again") == straight
     logged = [json.loads(line) for line in (tmp_path / "again" / "metrics.jsonl").read_text().splitlines()]
@@ -186,7 +195,7 @@ def test_a_run_that_cannot_begin_leaves_nothing(config: TextTrainConfig, tmp_pat
 
 
 def test_the_plan_counts_and_writes_nothing(config: TextTrainConfig, tmp_path: Path) -> None:
-    with Runtime(resolve("cpu", task="train-text")) as runtime:
+    with Runtime(resolve("cpu", "fp32", task="train-text")) as runtime:
         found = plan(config.replace(steps=50), runtime)
     assert found["steps"] == 50
     assert found["tokens_per_step"] == 64

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from genkit.errors import InputError
 from genkit.files import read_json
@@ -51,11 +51,7 @@ def load_model(folder: Path, *, dropout: float = 0.0) -> GPT:
     Raises:
         InputError: as `read_config` and `read_weights`, or tensors that do not fit the shape.
     """
-    model = from_hf_state(read_config(folder), read_weights(folder))
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = dropout
-    return model
+    return from_hf_state(read_config(folder), read_weights(folder), dropout=dropout)
 
 
 def model_files(model: GPT, generation: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
