@@ -126,6 +126,7 @@ def _lines(source: Source) -> Iterator[str]:
 
 
 def read_text(source: Source) -> Iterator[str | None]:
+    """Plain text, split at lines that equal the separator."""
     held, at_line_start = "", True
     for chunk in _decoded(source):
         text = held + chunk
@@ -163,7 +164,7 @@ def _read_json(source: Source) -> Iterator[str | None]:
                 f"{source.path} is longer than {_MAX_RECORD} characters, too long for one JSON value",
                 "write it as .jsonl, one document a line",
             )
-    value = _parse("".join(parts), str(source.path))
+    value = _parse("".join(parts), str(source.path), "name the file .jsonl if it holds one value a line")
     for number, record in enumerate(value if isinstance(value, list) else [value], start=1):
         yield from _document(record, f"{source.path}, record {number}", source)
 
@@ -196,11 +197,10 @@ def _read_parquet(source: Source) -> Iterator[str | None]:
         raise InputError(f"{source.path} is not valid Parquet: {error}") from error
 
 
-def _parse(text: str, where: str) -> Any:
+def _parse(text: str, where: str, hint: str | None = None) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        hint = "name the file .jsonl if it holds one value a line" if "Extra data" in str(error) else None
         raise InputError(f"{where} is not valid JSON: {error}", hint) from error
 
 

@@ -111,6 +111,16 @@ def test_batches_and_caches_do_not_matter(
     assert prepare(config(stories, val_fraction=0), folder, tokenizer).train.tolist() == expected
 
 
+@pytest.mark.parametrize("count", [3, 30])
+def test_long_documents_end_once(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr("genkit.text.documents.PIECE", 100)
+    whole = [f"{i} {story(i)}" for i in range(count)]
+    (tmp_path / "a.txt").write_text("\n<|endoftext|>\n".join(whole))
+    corpus = prepare(config(tmp_path / "a.txt", tokenizer="bpe", vocab_size=300, val_fraction=0), folder)
+    assert documents(corpus.train, corpus.tokenizer) == whole
+    assert corpus.documents == count
+
+
 def test_a_single_text_is_split_first_and_last(tmp_path: Path, folder: Path) -> None:
     text = story(0, 1000)
     (tmp_path / "a.txt").write_text(text)

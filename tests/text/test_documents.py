@@ -52,6 +52,7 @@ def refused(path: Path, data: bytes | str, **options: str) -> InputError:
         ("<|endoftext|>\none\n\n<|endoftext|>\n\n<|endoftext|>\n  two", ["one", "  two"]),
         ("one <|endoftext|>\n<|endoftext|> two\n", ["one <|endoftext|>\n<|endoftext|> two"]),
         ("one\n<|endoftext|", ["one\n<|endoftext|"]),
+        ("12345678901234<|endoftext|>\ntwo", ["12345678901234<|endoftext|>\ntwo"]),
         ("a\r\nb\rc\r\n<|endoftext|>\r\nd", ["a\nb\nc", "d"]),
         ("\ufeffone\ufeff", ["one\ufeff"]),
         ("", []),
@@ -59,7 +60,7 @@ def refused(path: Path, data: bytes | str, **options: str) -> InputError:
         ("a\u2028b\x85c\x0cd", ["a\u2028b\x85c\x0cd"]),
     ],
 )
-@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 1 << 18])
+@pytest.mark.parametrize("chunk", [1, 2, 7, 14, 21, 1 << 18])
 def test_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str, expected: list[str], chunk: int) -> None:
     monkeypatch.setattr(formats, "_CHUNK", chunk)
     assert read(tmp_path / "a.txt", data) == expected
