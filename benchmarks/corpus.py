@@ -35,11 +35,12 @@ def write_corpus(path: Path, size: int) -> None:
     """Documents of some thousand characters whose words follow Zipf's law."""
     rng = np.random.default_rng(0)
     lengths = 2 + rng.poisson(4, 200_000)
-    words = ["".join(rng.choice(LETTERS, n, p=SHARES / SHARES.sum())) for n in lengths]
+    letters = rng.choice(LETTERS, lengths.sum(), p=SHARES / SHARES.sum())
+    words = ["".join(word) for word in np.split(letters, lengths.cumsum()[:-1])]
     zipf = 1 / np.arange(1, len(words) + 1)
     paragraphs = []
-    for _ in range(20_000):
-        chosen = [words[i] for i in rng.choice(len(words), 200, p=zipf / zipf.sum())]
+    for indices in rng.choice(len(words), (20_000, 200), p=zipf / zipf.sum()):
+        chosen = [words[i] for i in indices]
         sentences = [" ".join(chosen[i : i + 10]).capitalize() for i in range(0, 200, 10)]
         paragraphs.append((", ".join(sentences[:5]) + ". " + ". ".join(sentences[5:]) + ".\n\n").encode())
     written = 0
