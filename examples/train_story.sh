@@ -18,13 +18,13 @@ tiny3=(--data "$tiny" --data "$tiny" --data "$tiny")
 genkit train-text --data "$tales" "${tiny3[@]}" --data "$books" --data "$books" \
   --val-data "$data/heldout.txt" --tokenizer bpe --vocab-size 4096 \
   --preset "${PRESET:-nano}" --batch-size "${BATCH:-32}" \
-  --optimizer muon --lr 3e-3 --weight-decay 0.05 --schedule constant --compile \
+  --optimizer muon --lr 3e-3 --weight-decay 0.05 --schedule constant "${COMPILE:---compile}" \
   --sample-prompt "Once upon a time" --budget "${BROAD:-40m}" --out "$out/story-base"
 
 # then more short stories, while the learning rate goes to zero
 genkit train-text --init-from "$out/story-base" \
   --data "$tales" "${tiny3[@]}" "${tiny3[@]}" --data "$tiny" --data "$tiny" --data "$books" \
   --val-data "$data/heldout.txt" --batch-size "${BATCH:-32}" --dropout 0.05 \
-  --optimizer muon --lr 2e-3 --muon-lr 0.015 --weight-decay 0.05 --warmup 0.01 --cooldown 0.99 --compile \
+  --optimizer muon --lr 2e-3 --muon-lr 0.015 --weight-decay 0.05 --warmup 0.01 --cooldown 0.99 "${COMPILE:---compile}" \
   --data-license "Project Gutenberg (public domain); African and Pratham storybooks (CC-BY 4.0); TinyStories (CDLA-Sharing-1.0)" \
   --sample-prompt "Once upon a time" --budget "${COOL:-26m}" --out "$out/story"

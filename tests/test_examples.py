@@ -54,7 +54,7 @@ def test_train_story(tmp_path: Path, shell: dict[str, str]) -> None:
     (tmp_path / "heldout.txt").write_bytes(text)
     records = "".join(json.dumps({"title": "a", "text": document}) + "\n" for document in documents)
     (tmp_path / "storybooks.jsonl.xz").write_bytes(lzma.compress(records.encode()))
-    small = {"PRESET": "tiny", "BATCH": "2", "BROAD": "15s", "COOL": "15s"}
+    small = {"PRESET": "tiny", "BATCH": "2", "BROAD": "15s", "COOL": "15s", "COMPILE": "--no-compile"}
     run(["bash", str(EXAMPLES / "train_story.sh"), ".", "out"], shell | small, tmp_path)
     record = json.loads((tmp_path / "out/story/genkit.json").read_text())
     assert record["config"]["init_from"] == "out/story-base"
