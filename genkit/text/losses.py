@@ -13,6 +13,7 @@ IGNORE = -100  # a target that does not count, as in torch and transformers
 # and enough rows to pay for reading a large head.
 CPU_ELEMENTS, ACCELERATOR_ELEMENTS = 1 << 21, 1 << 27
 MIN_ROWS = 512
+MAX_FP16_ROWS = 1024  # their sum stays in fp16's range unless |hidden| averages 64
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -46,6 +47,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if with_grad else None
         elements = CPU_ELEMENTS if hidden.device.type == "cpu" else ACCELERATOR_ELEMENTS
         rows = max(MIN_ROWS, elements // weight.shape[0])
+        if hidden.dtype == torch.float16:
+            rows = min(rows, MAX_FP16_ROWS)
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, hidden.shape[0], rows):
                 h, y = hidden[start : start + rows], targets[start : start + rows]
@@ -59,8 +62,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 total += (norm.log() - target_logit).squeeze(1).where(kept, 0).sum()
                 if grad_hidden is None or grad_weight is None:
                     continue
-                # d loss / d logits = (softmax - one-hot) / count, in place of the logits
-                scale = kept.unsqueeze(1) / count
+                # softmax - one-hot, in place of the logits; divided by the count only in
+                # backward, as fp16 would lose such small numbers before a scaler's factor
+                scale = kept.unsqueeze(1).float()
                 grad = exp.mul_(scale / norm).scatter_add_(1, y, -scale).to(h.dtype)
                 torch.mm(grad, weight, out=grad_hidden[start : start + rows])
                 if grad.dtype == torch.float32:
@@ -68,11 +72,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 else:
                     grad_weight += grad.T @ h
         if grad_hidden is not None and grad_weight is not None:
-            ctx.save_for_backward(grad_hidden, grad_weight.to(weight.dtype))
+            ctx.save_for_backward(grad_hidden, grad_weight, count)
+            ctx.dtype = weight.dtype
         return total / count
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grad_output, grad_weight * grad_output, None, None
+        grad_hidden, grad_weight, count = ctx.saved_tensors
+        scale = grad_output / count  # fp32
+        return (grad_hidden.float() * scale).to(ctx.dtype), (grad_weight * scale).to(ctx.dtype), None, None

@@ -361,6 +361,25 @@ def test_loss_gradient_in_double_precision() -> None:
     torch.testing.assert_close(weight.grad, w.grad.float())  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(("rows", "vocabulary"), [(4096, 4096), (20_000, 7)])
+def test_fp16_gradients_of_many_rows_neither_vanish_nor_overflow(rows: int, vocabulary: int) -> None:
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(rows, 16).half() + 6, torch.randn(vocabulary, 16).half() * 0.1
+    weight[0] = -1  # the unlikeliest token, so that its gradients add up
+    targets = torch.randint(vocabulary, (rows,)) if vocabulary > 7 else torch.zeros(rows, dtype=torch.int64)
+    got, wanted = [], []
+    for dtype, gradients, factor in ((torch.float16, got, 1024.0), (torch.float64, wanted, 1.0)):
+        h, w = (t.to(dtype, copy=True).requires_grad_() for t in (hidden, weight))
+        if dtype is torch.float16:
+            loss = losses.linear_cross_entropy(h, w, targets)
+        else:
+            loss = F.cross_entropy(h @ w.T, targets)
+        (loss * factor).backward()
+        gradients += [h.grad.double() / factor, w.grad.double() / factor]  # type: ignore[union-attr]
+    for gradient, exact in zip(got, wanted, strict=True):
+        assert (gradient - exact).norm() <= 0.002 * exact.norm()
+
+
 def test_loss_is_stable_where_exponentials_overflow() -> None:
     hidden, weight = torch.tensor([[1000.0], [-1000.0]]), torch.tensor([[1.0], [0.0], [-1.0]])
     loss = losses.linear_cross_entropy(hidden, weight, torch.tensor([0, 0]))
