@@ -9,7 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 STORY = "Once upon a time there was a little dog. The dog ran to the cat and they played all day.\n"
@@ -46,6 +48,16 @@ def test_library(tmp_path: Path, shell: dict[str, str]) -> None:
     assert {p.name for p in tmp_path.glob("*.png")} == {"kitten-0.png", "kitten-1.png"}
 
 
+def test_train_kittens(tmp_path: Path, shell: dict[str, str]) -> None:
+    (tmp_path / "images").mkdir()
+    for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), dtype=np.uint8)):
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{i}.png")
+    small = {"FILTERS": "4", "BUDGET": "5s"}
+    run(["bash", str(EXAMPLES / "train_kittens.sh"), "images", "kittens"], shell | small, tmp_path)
+    record = json.loads((tmp_path / "kittens/genkit.json").read_text())
+    assert "David Revoy" in record["data"]["license"]
+
+
 def test_train_story(tmp_path: Path, shell: dict[str, str]) -> None:
     documents = [f"{STORY * 8}Number {i}." for i in range(30)]
     text = "\n<|endoftext|>\n".join(documents).encode()
@@ -54,7 +66,7 @@ def test_train_story(tmp_path: Path, shell: dict[str, str]) -> None:
     (tmp_path / "heldout.txt").write_bytes(text)
     records = "".join(json.dumps({"title": "a", "text": document}) + "\n" for document in documents)
     (tmp_path / "storybooks.jsonl.xz").write_bytes(lzma.compress(records.encode()))
-    small = {"PRESET": "tiny", "BATCH": "2", "BROAD": "15s", "COOL": "15s", "COMPILE": "--no-compile"}
+    small = {"PRESET": "tiny", "BATCH": "2", "BROAD": "5s", "COOL": "5s", "COMPILE": "--no-compile"}
     run(["bash", str(EXAMPLES / "train_story.sh"), ".", "out"], shell | small, tmp_path)
     record = json.loads((tmp_path / "out/story/genkit.json").read_text())
     assert record["config"]["init_from"] == "out/story-base"
