@@ -4,7 +4,8 @@ RUN/.lock .genkit-run          held by the process that trains; mark of a run
     checkpoints/step-000100/   one file a module, optimizer, random; state.json last
     metrics.jsonl samples/     what the loop reports
     data/                      the prepared data
-    config.json ...            the published model;  best/  the best one so far
+    config.json ...            the published model
+    .genkit-aside/             the run that --force replaces, until the new one has a checkpoint
 """
 
 from __future__ import annotations
@@ -38,9 +39,11 @@ from genkit.training.state import TrainState
 from genkit.training.weights import save_tensors
 
 LOCK, MARK = ".lock", ".genkit-run"
-OURS = {
-    "metrics.jsonl", "samples", "checkpoints", "best", "data", "tensorboard",
-    "model.safetensors", "config.json", "genkit.json", "generator.onnx",
+ASIDE, MOVING = ".genkit-aside", ".genkit-moving"  # an old run set aside; one that is on its way there or back
+BEFORE_SAVING = {"metrics.jsonl", "checkpoints", "data", "tensorboard"}
+"""All that a run holds before its first checkpoint, besides the lock and the mark."""
+OURS = BEFORE_SAVING | {
+    "samples", "model.safetensors", "config.json", "genkit.json", "generator.onnx",
     "tokenizer.json", "tokenizer_config.json", "generation_config.json",
 }  # fmt: skip
 """What genkit writes into a run, besides the lock and the mark."""
@@ -63,14 +66,16 @@ class RunDir:
         self._is_main = is_main
         self._lock = FileLock(self.path / LOCK, timeout=0, thread_local=False)
         self._damaged: set[str] = set()
+        self._new = False
         self._made: list[Path] = []  # folders that did not exist before, outermost first
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], *, force: bool = False, is_main: bool = True) -> Self:
-        """Start a run in a new or empty directory.
+        """Start a run in a new or empty directory, or in one where a start failed.
 
         Args:
-            force: empty an existing run first; files that genkit did not write stay.
+            force: replace an existing run; files that genkit did not write stay. Until the
+                first checkpoint it lies aside, and an error before that puts it back.
 
         Raises:
             UsageError: the directory holds a run, or foreign files.
@@ -90,16 +95,20 @@ class RunDir:
             with files.output_errors(path):
                 files.write_json(run.path / MARK, {"format": FORMAT})
                 run._remove_leftovers()
-                if force:
-                    for name in sorted(OURS & set(run._contents())):
-                        remove(run.path / name)
-                elif present := sorted(OURS & set(run._contents())):
-                    raise UsageError(
-                        f"{path} already holds a run ({present[0]})", "--resume continues it, --force starts anew"
-                    )
+                present = OURS & set(run._contents())
+                if run._steps() or present - BEFORE_SAVING:
+                    if not force:
+                        raise UsageError(
+                            f"{path} already holds a run ({min(present)})",
+                            "--resume continues it, --force starts anew",
+                        )
+                    run._set_aside()
+                else:
+                    run._clear()
         except BaseException:
             run.close()
             raise
+        run._new = True
         return run
 
     @classmethod
@@ -120,7 +129,7 @@ class RunDir:
             with files.output_errors(path):
                 run._remove_leftovers()
             if not run._steps():
-                raise InputError(f"{path} cannot be resumed: there is no checkpoint", "--force starts the run anew")
+                raise InputError(f"{path} cannot be resumed: there is no checkpoint", "start it without --resume")
         except BaseException:
             run.close()
             raise
@@ -136,17 +145,53 @@ class RunDir:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None and self._made and not self._steps():
-            self._undo()
+        if error is not None and self._new and not self._steps():
+            with contextlib.suppress(OSError):  # the next start tries again; `error` says more
+                self._undo()
         self.close()
 
     def _undo(self) -> None:
         """Take back a new run that failed before it saved anything, so that the command can be repeated."""
-        for name in (*sorted(OURS & set(self._contents())), MARK, LOCK):
+        self._clear()
+        self._put_back()
+        if self._contents():  # an old run, or somebody else's files
+            return
+        for name in (MARK, LOCK):
             remove(self.path / name)
-        with contextlib.suppress(OSError):  # somebody else's files stay, and so does their folder
+        with contextlib.suppress(OSError):
             for folder in reversed(self._made):
                 folder.rmdir()
+
+    def _clear(self) -> None:
+        for name in sorted(OURS & set(self._contents())):
+            remove(self.path / name)
+
+    def _set_aside(self) -> None:
+        """Move an old run away; it counts as moved, and may be written over, once `ASIDE` has its name."""
+        moving = self.path / MOVING
+        moving.mkdir()
+        try:
+            for name in sorted(OURS & set(self._contents())):
+                (self.path / name).rename(moving / name)
+            moving.rename(self.path / ASIDE)
+            files.sync_folder(self.path)
+        except OSError:
+            self._put_back()
+            raise
+
+    def _put_back(self) -> None:
+        """Undo `_set_aside`, also one that was cut short, unless the new run has a checkpoint."""
+        aside, moving = self.path / ASIDE, self.path / MOVING
+        if aside.is_dir():
+            if self._steps():
+                remove(aside)
+                return
+            self._clear()
+            aside.rename(moving)
+        if moving.is_dir():
+            for old in sorted(moving.iterdir()):
+                old.rename(self.path / old.name)
+            moving.rmdir()
 
     @property
     def samples(self) -> Path:
@@ -188,6 +233,8 @@ class RunDir:
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise
             self._prune(state.step, keep)
+            if (aside := self.path / ASIDE).is_dir():
+                remove(aside)
         return target
 
     def load_checkpoint(self) -> Checkpoint:
@@ -214,33 +261,27 @@ class RunDir:
         raw: Mapping[str, bytes] | None = None,
         tensors: Mapping[str, Mapping[str, Tensor]] | None = None,
         json: Mapping[str, Mapping[str, Any]] | None = None,
-        folder: str = ".",
-    ) -> Path:
+    ) -> None:
         """Write model files into the run, each atomically, by file name; JSON last.
 
         Args:
             tensors: safetensors files; floating point becomes float32.
-            folder: "." for the run itself, "best" for the best model.
 
         Raises:
             TrainingStopped: a weight is not finite; nothing is written.
             OutputError: disk full or not writable.
         """
-        target = self.path / folder
         if not self._is_main:
-            return target
+            return
         for name, group in (tensors or {}).items():
             _check_finite(name, group)
-        if folder != ".":
-            self._folder(folder)
         for name, data in (raw or {}).items():
-            files.write_bytes(target / name, data)
+            files.write_bytes(self.path / name, data)
         for name, group in (tensors or {}).items():
             plain = {k: t.detach().float() if t.is_floating_point() else t for k, t in group.items()}
-            save_tensors(target / name, plain, {"format": "pt"})
+            save_tensors(self.path / name, plain, {"format": "pt"})
         for name, value in (json or {}).items():
-            files.write_json(target / name, value)
-        return target
+            files.write_json(self.path / name, value)
 
     def _folder(self, name: str) -> Path:
         folder = self.path / name
@@ -277,11 +318,12 @@ class RunDir:
         self._damaged.clear()
 
     def _remove_leftovers(self) -> None:
-        """What killed processes left; a checkpoint that was being replaced comes back."""
+        """What killed processes left; a checkpoint or run that was being replaced comes back."""
+        self._put_back()
         for old in (self.path / "checkpoints").glob("old-step-*"):
             target = old.with_name(old.name.removeprefix("old-"))
             shutil.rmtree(old) if target.exists() else old.rename(target)
-        for folder in (self.path, *(self.path / name for name in ("checkpoints", "best", "samples", "data"))):
+        for folder in (self.path, *(self.path / name for name in ("checkpoints", "samples", "data"))):
             for leftover in folder.glob(files.TEMPORARY):
                 remove(leftover)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import gc
 import json
 import os
 import shutil
@@ -103,15 +105,17 @@ def test_force_removes_what_genkit_wrote_and_nothing_else(tmp_path: Path) -> Non
     with RunDir.create(path) as run:
         save(run, 1, 2)
         run.publish(raw={"tokenizer.json": b"{}"}, tensors={"model.safetensors": {}}, json={"config.json": {}})
-        run.publish(json={"config.json": {}}, folder="best")
         run.metrics_path.write_text("{}\n")
         (run.samples / "a.png").touch()
         (run.data / "train.bin").touch()
         (path / "notes.txt").write_text("mine")
         (path / "tensorboard").symlink_to(tmp_path / "elsewhere")
-    RunDir.create(path, force=True).close()
-    assert sorted(os.listdir(path)) == [".genkit-run", ".lock", "notes.txt"]
+    with RunDir.create(path, force=True) as run:
+        assert sorted(os.listdir(path)) == [".genkit-aside", ".genkit-run", ".lock", "notes.txt"]
+        save(run, 1)
+    assert sorted(os.listdir(path)) == [".genkit-run", ".lock", "checkpoints", "notes.txt"]
     assert (tmp_path / "elsewhere" / "kept").exists()
+    shutil.rmtree(path / "checkpoints")
     RunDir.create(path).close()  # a note does not make it a run in progress
 
 
@@ -119,6 +123,147 @@ def test_force_on_a_new_path_is_fine(tmp_path: Path) -> None:
     with RunDir.create(tmp_path / "new", force=True) as run:
         save(run, 1)
     assert newest(tmp_path / "new") == 1
+
+
+# --- starts that fail ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_a_start_that_fails_leaves_a_folder_as_it_was(tmp_path: Path, made: bool) -> None:
+    path = tmp_path / "a" / "b"
+    if made:
+        path.mkdir(parents=True)
+    with pytest.raises(InputError), RunDir.create(path) as run:
+        (run.data / "train.bin").touch()
+        run.metrics_path.touch()
+        raise InputError("bad data")
+    assert [p.name for p in tmp_path.rglob("*")] == (["a", "b"] if made else [])
+
+
+def test_a_killed_start_is_taken_over(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path)
+    (run.data / "train.bin").touch()
+    (run.path / "checkpoints" / files.temporary_name()).mkdir(parents=True)
+    run.metrics_path.touch()
+    run.close()  # as a kill does
+    with pytest.raises(InputError, match="there is no checkpoint") as caught:
+        RunDir.resume(tmp_path)
+    assert caught.value.hint == "start it without --resume"
+    with RunDir.create(tmp_path) as run:
+        assert sorted(os.listdir(tmp_path)) == [".genkit-run", ".lock"]
+        save(run, 1)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "samples"])
+def test_a_run_whose_checkpoints_were_thrown_away_is_not_taken_over(tmp_path: Path, name: str) -> None:
+    with RunDir.create(tmp_path) as run:
+        save(run, 1)
+        (tmp_path / name).touch()
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(UsageError, match=f"already holds a run .{name}.") as caught:
+        RunDir.create(tmp_path)
+    assert caught.value.hint == "--resume continues it, --force starts anew"
+    assert (tmp_path / name).exists()
+
+
+def finished(path: Path) -> dict[str, bytes]:
+    """A run with a model and a foreign file; returns its files."""
+    with RunDir.create(path) as run:
+        save(run, 1, 2)
+        run.publish(tensors={"model.safetensors": {"weight": torch.ones(2)}}, json={"config.json": {"old": 1}})
+        (run.data / "train.bin").write_bytes(b"tokens")
+        run.metrics_path.write_text("{}\n")
+        (path / "notes.txt").write_text("mine")
+    return contents(path)
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
+
+
+def started(run: RunDir) -> None:
+    """What a training does before it saves."""
+    (run.data / "train.bin").write_bytes(b"other tokens")
+    run.metrics_path.touch()
+
+
+def test_force_with_bad_data_leaves_the_old_run_as_it_was(tmp_path: Path) -> None:
+    before = finished(tmp_path)
+    for error in (InputError("bad data"), KeyboardInterrupt()):
+        with pytest.raises(type(error)), RunDir.create(tmp_path, force=True) as run:
+            started(run)
+            raise error
+        assert contents(tmp_path) == before
+    assert newest(tmp_path) == 2
+
+
+def test_an_error_after_the_first_checkpoint_keeps_the_new_run(tmp_path: Path) -> None:
+    finished(tmp_path)
+    with pytest.raises(TrainingStopped), RunDir.create(tmp_path, force=True) as run:
+        started(run)
+        save(run, 7)
+        raise TrainingStopped("nan")
+    assert sorted(os.listdir(tmp_path)) == [
+        ".genkit-run", ".lock", "checkpoints", "data", "metrics.jsonl", "notes.txt",
+    ]  # fmt: skip
+    assert newest(tmp_path) == 7
+
+
+def replace(path: Path, failing: bool) -> None:
+    """Start a run anew, which fails or saves once."""
+    with contextlib.suppress(InputError), RunDir.create(path, force=True) as run:
+        started(run)
+        if failing:
+            raise InputError("bad data")
+        save(run, 7)
+
+
+@pytest.mark.parametrize("failing", [True, False])
+def test_a_kill_at_every_point_of_a_new_start_leaves_the_old_run_or_a_new_checkpoint(
+    tmp_path: Path, failing: bool
+) -> None:
+    finished(tmp_path / "counted")
+    with pytest.MonkeyPatch.context() as patch:
+        power = Power(patch, 1 << 30, None)
+        replace(tmp_path / "counted", failing)
+    assert len(power.done) >= 20
+    found = []
+    for at in range(len(power.done)):
+        path = tmp_path / str(at)
+        before = finished(path)
+        with pytest.MonkeyPatch.context() as patch:
+            Power(patch, at, None)
+            with pytest.raises(Killed):
+                replace(path, failing)
+        gc.collect()  # the lock of the killed process
+        found.append(newest(path))
+        if found[-1] == 2:
+            assert contents(path) == before
+        assert not list(path.glob(".genkit-[am]*"))
+        shutil.rmtree(path)
+    assert found == sorted(found)
+    assert set(found) == ({2} if failing else {2, 7})
+
+
+def test_a_disk_that_refuses_to_set_a_run_aside(tmp_path: Path) -> None:
+    before = finished(tmp_path)
+    rename, calls = os.rename, []
+
+    def third_fails(old: Any, new: Any, **more: Any) -> None:
+        calls.append(old)
+        if len(calls) == 3:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        rename(old, new, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "rename", third_fails)
+        with pytest.raises(OutputError, match="Input/output error"):
+            RunDir.create(tmp_path, force=True)
+    assert contents(tmp_path) == before
+    assert newest(tmp_path) == 2
+
+
+# --- resuming --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["none", "."])
@@ -228,19 +373,14 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, bad: float)
 def test_publish_writes_what_others_read(tmp_path: Path) -> None:
     tensors = {"half": torch.ones(2).half(), "wide": torch.ones(2).double(), "count": torch.tensor(3)}
     with RunDir.create(tmp_path) as run:
-        for folder in (".", "best"):
-            target = run.publish(
-                raw={"tokenizer.json": b"{}"},
-                tensors={"model.safetensors": tensors},
-                json={"config.json": {"a": 1}},
-                folder=folder,
-            )
-            assert target == tmp_path / folder
-            header = files.check_safetensors(target / "model.safetensors")
-            assert header["__metadata__"] == {"format": "pt"}
-            assert {k: header[k]["dtype"] for k in tensors} == {"half": "F32", "wide": "F32", "count": "I64"}
-            assert files.read_json(target / "config.json") == {"a": 1}
-            assert (target / "tokenizer.json").read_bytes() == b"{}"
+        run.publish(
+            raw={"tokenizer.json": b"{}"}, tensors={"model.safetensors": tensors}, json={"config.json": {"a": 1}}
+        )
+    header = files.check_safetensors(tmp_path / "model.safetensors")
+    assert header["__metadata__"] == {"format": "pt"}
+    assert {k: header[k]["dtype"] for k in tensors} == {"half": "F32", "wide": "F32", "count": "I64"}
+    assert files.read_json(tmp_path / "config.json") == {"a": 1}
+    assert (tmp_path / "tokenizer.json").read_bytes() == b"{}"
 
 
 # --- damage ----------------------------------------------------------------------------
@@ -321,7 +461,7 @@ def test_when_all_are_damaged_the_reason_is_given(tmp_path: Path) -> None:
 def test_leftovers_go_when_the_run_is_opened_and_only_then(tmp_path: Path) -> None:
     with RunDir.create(tmp_path) as run:
         save(run, 1)
-        leftovers = [tmp_path / n / files.temporary_name() for n in (".", "checkpoints", "best", "samples", "data")]
+        leftovers = [tmp_path / n / files.temporary_name() for n in (".", "checkpoints", "samples", "data")]
         for leftover in leftovers:
             leftover.parent.mkdir(exist_ok=True)
             leftover.write_text("half")
