@@ -10,7 +10,9 @@ from genkit.config import suggest
 from genkit.errors import InputError
 from genkit.files import read_json
 
-CONFIG, RECORD = "config.json", "genkit.json"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"  # together a model
+RECORD = "genkit.json"  # where it comes from
+RUN_MARK = ".genkit-run"  # in the folder of a training run from its first moment
 DEFAULT_TEXT, DEFAULT_IMAGE = "story", "kittens"
 
 # inside a wheel, and beside the package in a checkout
@@ -46,7 +48,7 @@ def find(name: str) -> Path:
         raise InputError(f"{name}: a model is not named by a URL", "download it, or write hf:org/name")
     path = Path(name)
     shelf = bundled()
-    if name in shelf and not path.is_dir():
+    if name in shelf and not (path / CONFIG).is_file():  # a folder of drawn kittens hides no model
         return shelf[name]
     if path.is_file():
         if path.suffix != ".safetensors":
@@ -55,7 +57,7 @@ def find(name: str) -> Path:
     if not path.exists():
         raise InputError(f"no model {name!r}", suggest(name, shelf) or "name a model or run directory")
     if not (path / CONFIG).is_file():
-        began = (path / RECORD).is_file()
+        began = (path / RUN_MARK).is_file()
         raise InputError(
             f"{name}: no {CONFIG}, so this is not a model",
             "its training has not saved yet" if began else "name a model or run directory",

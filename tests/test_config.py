@@ -20,12 +20,15 @@ def test_not_durations(text: str) -> None:
         parse_duration(text)
 
 
-@pytest.mark.parametrize(("text", "count"), [("5000", 5000), ("200k", 200_000), ("1.5M", 1_500_000), ("2B", 2 * 10**9)])
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("0", 0), ("5000", 5000), ("200k", 200_000), ("1.5M", 1_500_000), ("2.3m", 2_300_000), ("2B", 2 * 10**9)],
+)
 def test_counts(text: str, count: int) -> None:
     assert parse_count(text) == count
 
 
-@pytest.mark.parametrize("text", ["", "0", "-3", "1e6", "many"])
+@pytest.mark.parametrize("text", ["", "-3", "1e6", "0.4", "1.2345k", "many"])
 def test_not_counts(text: str) -> None:
     with pytest.raises(ValueError, match="count"):
         parse_count(text)
@@ -46,6 +49,46 @@ def test_a_value_out_of_range_names_flag_value_and_rule(settings: dict, said: st
     with pytest.raises(UsageError) as error:
         GenerationConfig(**settings)
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize("cls", [TextTrainConfig, GANTrainConfig])
+@pytest.mark.parametrize("budget", [-5, 0.0])
+def test_a_budget_is_above_zero(cls: type[Config], budget: float) -> None:
+    with pytest.raises(UsageError, match=f"--budget {budget} is out of range") as caught:
+        cls.from_dict({"budget": budget})
+    assert caught.value.hint == "use 0 < x"
+
+
+def test_counts_of_nothing_are_refused_but_where_zero_means_off() -> None:
+    assert GANTrainConfig(ema_images=0).ema_images == 0
+    for cls, name in ((GANTrainConfig, "images"), (TextTrainConfig, "tokens"), (TextTrainConfig, "eval_tokens")):
+        with pytest.raises(UsageError, match="0 is out of range"):
+            cls.from_dict({name: 0})
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"steps": 1.5}, "--steps 1.5 has the wrong type (give a whole number)"),
+        ({"steps": True}, "--steps True has the wrong type (give a whole number)"),
+        ({"batch_size": "32"}, "--batch-size '32' has the wrong type (give a whole number)"),
+        ({"batch_size": None}, "--batch-size None has the wrong type (give a whole number)"),
+        ({"lr": "1e-3"}, "--lr '1e-3' has the wrong type (give a number)"),
+        ({"compile": 1}, "--compile 1 has the wrong type (give true or false)"),
+        ({"out": 7}, "--out 7 has the wrong type (give text)"),
+        ({"data": "book.txt"}, "--data 'book.txt' has the wrong type (give a list of text)"),
+        ({"data": ["book.txt", 3]}, "--data 3 has the wrong type (give text)"),
+        ({"arch": ["qwen3"]}, "--arch ('qwen3',) has the wrong type (give text)"),
+    ],
+)
+def test_a_value_of_another_type_names_flag_value_and_type(values: dict, said: str) -> None:
+    with pytest.raises(UsageError) as error:
+        TextTrainConfig.from_dict(values)
+    assert said in str(error.value)
+
+
+def test_a_whole_number_is_a_number() -> None:
+    assert TextTrainConfig.from_dict({"lr": 1, "budget": 600, "steps": None}).lr == 1
 
 
 def test_choices_suggest_the_nearest() -> None:
@@ -104,6 +147,10 @@ def test_gpt_config_survives_the_transformers_layout(arch: str) -> None:
         ({"rope_scaling": {"rope_type": "yarn"}, "rope_parameters": None}, "RoPE scaling"),
         ({"num_key_value_heads": 3}, "do not divide"),
         ({"vocab_size": "many"}, "vocab_size is 'many'"),
+        ({"rope_scaling": "linear", "rope_parameters": None}, "RoPE scaling 'linear'"),
+        ({"rope_theta": "abc"}, "'abc'"),
+        ({"rms_norm_eps": "small"}, "'small'"),
+        ({"eos_token_id": ["</s>"]}, "eos_id is '</s>', not a token"),
     ],
 )
 def test_a_hostile_or_foreign_config_is_refused(change: dict, said: str) -> None:
@@ -112,6 +159,13 @@ def test_a_hostile_or_foreign_config_is_refused(change: dict, said: str) -> None
     ).to_hf()
     with pytest.raises(InputError, match=said):
         GPTConfig.from_hf(good | change)
+
+
+def test_the_first_of_several_end_tokens_counts() -> None:
+    good = GPTConfig(
+        vocab_size=9, block_size=8, n_layer=1, n_head=2, n_kv_head=2, n_embd=8, head_dim=4, n_inner=8
+    ).to_hf()
+    assert [GPTConfig.from_hf(good | {"eos_token_id": ends}).eos_id for ends in ([5, 7], [])] == [5, None]
 
 
 def test_dcgan_config_round_trip_and_refusal() -> None:

@@ -5,6 +5,7 @@ import pytest
 
 from genkit import library
 from genkit.errors import InputError
+from genkit.training.rundir import RunDir
 
 
 @pytest.fixture
@@ -44,6 +45,15 @@ def test_a_local_directory_goes_before_a_bundled_name(monkeypatch: pytest.Monkey
     assert library.find("model") == Path("model")
 
 
+def test_a_folder_without_a_model_hides_no_bundled_name(monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
+    """`genkit image --each --out kittens/` makes one."""
+    monkeypatch.setattr(library, "_SHELVES", (model.parent,))
+    own = model.parent / "elsewhere"
+    (own / "model").mkdir(parents=True)
+    monkeypatch.chdir(own)
+    assert library.find("model") == model
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
@@ -64,8 +74,9 @@ def test_other_weight_files_are_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_a_run_that_has_not_saved_says_so(tmp_path: Path) -> None:
-    (tmp_path / "genkit.json").write_text("{}")
-    with pytest.raises(InputError, match="has not saved yet"):
+    with pytest.raises(InputError, match="name a model or run directory"):
+        library.find(str(tmp_path))
+    with RunDir.create(tmp_path), pytest.raises(InputError, match="has not saved yet"):
         library.find(str(tmp_path))
 
 

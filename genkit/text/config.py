@@ -108,10 +108,14 @@ class GPTConfig:
             if key in hf and hf[key] not in plain:
                 raise InputError(f"model config: {key}={hf[key]!r} is a variant of {arch} that genkit does not build")
         rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
-        if rope.get("rope_type", rope.get("type", "default")) != "default":
+        if not isinstance(rope, dict) or rope.get("rope_type", rope.get("type", "default")) != "default":
             raise InputError(f"model config: RoPE scaling {rope!r} is not supported")
         eos = hf.get("eos_token_id")
-        ids: dict[str, Any] = {"bos_id": hf.get("bos_token_id"), "eos_id": eos[0] if isinstance(eos, list) else eos}
+        eos = next(iter(eos), None) if isinstance(eos, list) else eos
+        ids: dict[str, Any] = {"bos_id": hf.get("bos_token_id"), "eos_id": eos}
+        for name, value in ids.items():
+            if value is not None and type(value) is not int:
+                raise InputError(f"model config: {name} is {value!r}, not a token")
         try:
             if arch == "gpt2":
                 return cls(
@@ -124,7 +128,7 @@ class GPTConfig:
                     n_embd=hf["n_embd"],
                     head_dim=hf["n_embd"] // hf["n_head"],
                     n_inner=hf.get("n_inner") or 4 * hf["n_embd"],
-                    norm_eps=hf.get("layer_norm_epsilon", 1e-5),
+                    norm_eps=float(hf.get("layer_norm_epsilon", 1e-5)),
                     tie_embeddings=hf.get("tie_word_embeddings", True),
                     **ids,
                 )
@@ -139,12 +143,12 @@ class GPTConfig:
                 n_embd=hf["hidden_size"],
                 head_dim=hf.get("head_dim") or hf["hidden_size"] // heads,
                 n_inner=hf["intermediate_size"],
-                norm_eps=hf.get("rms_norm_eps", 1e-6),
+                norm_eps=float(hf.get("rms_norm_eps", 1e-6)),
                 rope_theta=float(hf.get("rope_theta") or rope.get("rope_theta", 10_000.0)),
                 tie_embeddings=hf.get("tie_word_embeddings", False),
                 **ids,
             )
-        except (KeyError, TypeError, ZeroDivisionError) as error:
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
             raise InputError(f"model config: {arch} lacks or misstates {error}") from error
 
 
@@ -237,7 +241,7 @@ class TextTrainConfig(Config):
     tie_embeddings: bool = option(True, "Share the embedding with the output head.", section=_MODEL)
     init_from: str | None = option(None, "Start from this model directory instead of random weights.", metavar="MODEL", section=_MODEL)
 
-    budget: float | None = option(None, "Wall time for everything, e.g. 10m or 2h.", parse=parse_duration, metavar="TIME", section=_BUDGET)
+    budget: float | None = option(None, "Wall time for everything, e.g. 10m or 2h.", parse=parse_duration, above=0, metavar="TIME", section=_BUDGET)
     steps: int | None = option(None, "Optimiser steps.", min=1, section=_BUDGET)
     tokens: int | None = option(None, "Tokens to train on, e.g. 5M.", parse=parse_count, min=1, metavar="COUNT", section=_BUDGET)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import bz2
 import codecs
+import contextlib
 import csv
 import functools
 import gzip
@@ -15,6 +16,8 @@ import itertools
 import json
 import lzma
 import re
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,16 +188,28 @@ def _read_parquet(source: Source) -> Iterator[str | None]:
         import pyarrow.parquet
     except ImportError as error:
         raise InputError("reading .parquet files needs the pyarrow package", "pip install pyarrow") from error
-    try:
-        table = pyarrow.parquet.ParquetFile(source.stream)
-        names = table.schema_arrow.names
-        if source.text_field not in names:
-            raise _no_field(str(source.path), source.text_field, names)
-        batches = table.iter_batches(batch_size=1024, columns=[source.text_field], use_threads=False)
-        for number, text in enumerate((text for batch in batches for text in batch.column(0).to_pylist()), start=1):
-            yield from _document({source.text_field: text}, f"{source.path}, row {number}", source)
-    except pyarrow.ArrowException as error:
-        raise InputError(f"{source.path} is not valid Parquet: {error}") from error
+    with _seekable(source.stream) as file:
+        try:
+            table = pyarrow.parquet.ParquetFile(file)
+            names = table.schema_arrow.names
+            if source.text_field not in names:
+                raise _no_field(str(source.path), source.text_field, names)
+            batches = table.iter_batches(batch_size=1024, columns=[source.text_field], use_threads=False)
+            for number, text in enumerate((text for batch in batches for text in batch.column(0).to_pylist()), start=1):
+                yield from _document({source.text_field: text}, f"{source.path}, row {number}", source)
+        except pyarrow.ArrowException as error:
+            raise InputError(f"{source.path} is not valid Parquet: {error}") from error
+
+
+@contextlib.contextmanager
+def _seekable(stream: BinaryIO) -> Iterator[BinaryIO]:
+    """The stream itself if it is a plain file, else an unpacked copy: decompressors only go forward."""
+    if isinstance(stream, io.BufferedReader):
+        yield stream
+        return
+    with tempfile.TemporaryFile() as copy:
+        shutil.copyfileobj(stream, copy, _CHUNK)
+        yield copy
 
 
 def _parse(text: str, where: str, hint: str | None = None) -> Any:

@@ -160,6 +160,17 @@ def test_compressed(tmp_path: Path, suffix: str, name: str, data: str) -> None:
     assert read(tmp_path / (name + suffix), COMPRESSORS[suffix](data.encode())) == ["one", "two"]
 
 
+@pytest.mark.parametrize("suffix", ["", *COMPRESSORS])
+def test_compressed_parquet(tmp_path: Path, suffix: str) -> None:
+    """Parquet is read from its end, which a stream of zstandard frames cannot be."""
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "plain"
+    parquet.write_table(pyarrow.table({"text": [f"row {i}" for i in range(3000)]}), path, row_group_size=500)
+    data = COMPRESSORS[suffix](path.read_bytes()) if suffix else path.read_bytes()
+    assert read(tmp_path / f"a.parquet{suffix}", data) == [f"row {i}" for i in range(3000)]
+
+
 def test_zstandard_frames_follow_one_another(tmp_path: Path) -> None:
     assert read(tmp_path / "a.zst", zst(b"one ") + zst(b"two " * 10_000)) == ["one " + "two " * 10_000]
 

@@ -115,6 +115,15 @@ def test_a_ragged_batch_equals_full_passes(arch: str, knobs: GenerationConfig, r
     assert run(TorchTextEngine(model, runtime), *requests) == [by_hand(model, r) for r in requests]
 
 
+def test_tokens_are_counted_only_for_penalties(engine: TorchTextEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """(rows, vocabulary) tables, copied at every step, are dear."""
+    monkeypatch.setattr(engine_module, "_History", None)
+    assert len(run(engine, request([3, 4], RANDOM))[0]) == 12
+    for penalty in ({"repetition_penalty": 1.1}, {"frequency_penalty": 0.1}, {"presence_penalty": -0.1}):
+        with pytest.raises(TypeError):
+            run(engine, request([3, 4], RANDOM, **penalty))
+
+
 def test_rows_with_other_settings_share_a_batch(engine: TorchTextEngine, model: GPT) -> None:
     requests = [
         request([3, 4], GREEDY, max_new_tokens=12),

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from genkit.errors import InputError
 from genkit.runtime.manager import Runtime
+from genkit.text.config import GenerationConfig
 from genkit.text.engines import TokenEvent, TokenRequest
 from genkit.text.models.gpt import GPT, KVCache
 from genkit.text.sampling import process, sample
@@ -52,7 +53,8 @@ class TorchTextEngine:
 
     def _decode(self, rows: list[_Row], capacity: int) -> Iterator[TokenEvent]:
         logits, cache = self._read(rows, capacity)  # (R, V)
-        history = _History(rows, logits)
+        penalised = any(_penalises(row.request.config) for row in rows)
+        history = _History(rows, logits) if penalised else None
         step = 0
         while True:
             tokens, logprobs = self._choose(logits, rows, history, step)
@@ -72,8 +74,10 @@ class TorchTextEngine:
                 rows, index = [rows[i] for i in kept], torch.tensor(kept, device=tokens.device)
                 tokens = tokens[index]
                 cache.select(index)
-                history.select(index)
-            history.add(tokens)
+                if history:
+                    history.select(index)
+            if history:
+                history.add(tokens)
             logits = self._step(tokens, cache)
 
     @torch.inference_mode()
@@ -103,7 +107,7 @@ class TorchTextEngine:
             return self.model.logits(self.model.hidden(tokens.unsqueeze(1), cache))[:, 0].float()
 
     @torch.inference_mode()
-    def _choose(self, logits: Tensor, rows: list[_Row], history: _History, step: int) -> tuple[Tensor, Tensor]:
+    def _choose(self, logits: Tensor, rows: list[_Row], history: _History | None, step: int) -> tuple[Tensor, Tensor]:
         """The rows' next tokens (R,) and their log-probabilities (R,)."""
         if not logits.isfinite().all():
             raise InputError("the model's logits are not finite", "its weights are damaged; use another model")
@@ -114,7 +118,8 @@ class TorchTextEngine:
             own = logits[index]
             if step < config.min_new_tokens and self.model.config.eos_id is not None:
                 own[:, self.model.config.eos_id] = -math.inf
-            own = process(own, config, seen=history.seen[index], counts=history.counts[index])
+            past = {"seen": history.seen[index], "counts": history.counts[index]} if history else {}
+            own = process(own, config, **past)
             if config.temperature == 0:
                 tokens[index] = own.argmax(-1)
             else:
@@ -148,6 +153,10 @@ class _History:
 
     def select(self, rows: Tensor) -> None:
         self.seen, self.counts = self.seen[rows], self.counts[rows]
+
+
+def _penalises(config: GenerationConfig) -> bool:
+    return config.repetition_penalty != 1 or config.frequency_penalty != 0 or config.presence_penalty != 0
 
 
 def _check(prompt: Sequence[int], vocab_size: int, block_size: int) -> None:
