@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
 from typing import Any, Self
 
 from genkit.errors import UsageError
@@ -72,7 +74,7 @@ def flag_name(field: dataclasses.Field[Any]) -> str:
 
 def value_type(cls: type, field: dataclasses.Field[Any]) -> type:
     """The plain type behind `int | None` or `tuple[str, ...]`."""
-    annotation = typing.get_type_hints(cls)[field.name]
+    annotation = _annotations(cls)[field.name]
     if isinstance(annotation, types.UnionType):
         annotation = next(a for a in annotation.__args__ if a is not type(None))
     if typing.get_origin(annotation) is tuple:
@@ -80,13 +82,36 @@ def value_type(cls: type, field: dataclasses.Field[Any]) -> type:
     return annotation  # type: ignore[no-any-return]
 
 
+@functools.cache
+def _annotations(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+_KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+
+
+def check_type(cls: type, field: dataclasses.Field[Any], value: Any) -> None:
+    """Raise UsageError when `value` is not of the field's type; a whole number is a float too."""
+    annotation, kind = _annotations(cls)[field.name], value_type(cls, field)
+    if value is None and isinstance(annotation, types.UnionType):
+        return
+    several = typing.get_origin(annotation) is tuple
+    if several and not isinstance(value, tuple):
+        raise UsageError(f"{flag_name(field)} {value!r} has the wrong type", f"give a list of {_KINDS[kind]}")
+    for one in value if several else (value,):
+        fits = isinstance(one, int | float) if kind is float else isinstance(one, kind)
+        if not fits or (isinstance(one, bool) and kind is not bool):
+            raise UsageError(f"{flag_name(field)} {one!r} has the wrong type", f"give {_KINDS[kind]}")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """Base of every config: checks its own ranges, and converts to and from a dict."""
+    """Base of every config: checks its own types and ranges, and converts to and from a dict."""
 
     def __post_init__(self) -> None:
         for field, described in options(type(self)):
             value = getattr(self, field.name)
+            check_type(type(self), field, value)
             if value is None:
                 continue
             for one in value if described.multiple else (value,):
@@ -101,7 +126,8 @@ class Config:
         """Build from a mapping.
 
         Raises:
-            UsageError: a key is not a field of this class, or a value is out of range.
+            UsageError: a key is not a field of this class, or a value is out of range or
+                of another type.
         """
         names = [f.name for f in dataclasses.fields(cls)]
         for key in values:
@@ -176,10 +202,10 @@ def parse_count(text: str) -> int:
     """The integer in `5000`, `200k`, `1.5M`, `2B`.
 
     Raises:
-        ValueError: not a count, or less than one.
+        ValueError: not a count.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmgb]?)", text.strip().lower())
-    count = round(float(match[1]) * _COUNT[match[2]]) if match else 0
-    if count < 1:
+    count = Decimal(match[1]) * _COUNT[match[2]] if match else Decimal("0.5")
+    if count % 1:
         raise ValueError(f"{text!r} is not a count; write 5000, 200k or 1.5M")
-    return count
+    return int(count)

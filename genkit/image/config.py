@@ -72,7 +72,9 @@ class ImageSampleConfig(Config):
     """Which images are drawn."""
 
     n: int = option(16, "Images to draw.", min=1, max=1_000_000, short="-n", section=_SAMPLING)
-    seeds: str | None = option(None, "Draw exactly these, e.g. 0-15,40; instead of --n and --seed.", metavar="LIST", section=_SAMPLING)
+    seeds: str | None = option(
+        None, "Draw exactly these, e.g. 0-15,40; instead of --n and --seed.", metavar="LIST", section=_SAMPLING
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -111,34 +113,86 @@ class GANTrainConfig(Config):
     channels: int = option(3, "1 grey, 3 colour.", metavar="1|3", section=_DATA)
     fit: str = option("crop", "How an image becomes square.", choices=("crop", "pad", "stretch"), section=_DATA)
     flip: bool = option(False, "Mirror half of the images at random.", section=_DATA)
-    data_license: str | None = option(None, "Licence and credit of the data, kept in genkit.json.", metavar="TEXT", section=_DATA)
-    on_bad_image: str = option("skip", "What to do with a file that cannot be read.", choices=("skip", "fail"), section=_DATA)
+    data_license: str | None = option(
+        None, "Licence and credit of the data, kept in genkit.json.", metavar="TEXT", section=_DATA
+    )
+    on_bad_image: str = option(
+        "skip", "What to do with a file that cannot be read.", choices=("skip", "fail"), section=_DATA
+    )
 
     arch: str = option("dcgan", "Network layout.", choices=("dcgan",), section=_MODEL)
     nz: int = option(100, "Length of the latent vector.", min=1, max=4096, section=_MODEL)
     ngf: int = option(64, "Filters of the generator's last stage.", min=1, max=1024, section=_MODEL)
     ndf: int = option(64, "Filters of the discriminator's first stage.", min=1, max=1024, section=_MODEL)
-    d_norm: str = option("batch", "Normalisation in the discriminator; spectral or none do not collapse as batch does.", choices=D_NORMS, section=_MODEL)
+    d_norm: str = option(
+        "batch",
+        "Normalisation in the discriminator; spectral or none do not collapse as batch does.",
+        choices=D_NORMS,
+        section=_MODEL,
+    )
 
-    budget: float | None = option(None, "Wall time for everything, e.g. 10m or 2h.", parse=parse_duration, metavar="TIME", section=_BUDGET)
+    budget: float | None = option(
+        None,
+        "Wall time for everything, e.g. 10m or 2h.",
+        parse=parse_duration,
+        above=0,
+        metavar="TIME",
+        section=_BUDGET,
+    )
     steps: int | None = option(None, "Training steps (one of D and one of G).", min=1, section=_BUDGET)
-    images: int | None = option(None, "Real images to train on, e.g. 500k.", parse=parse_count, min=1, metavar="COUNT", section=_BUDGET)
+    images: int | None = option(
+        None, "Real images to train on, e.g. 500k.", parse=parse_count, min=1, metavar="COUNT", section=_BUDGET
+    )
 
-    loss: str = option("bce", "bce: non-saturating logistic loss (Goodfellow et al. 2014). hinge: Lim and Ye 2017.", choices=("bce", "hinge"), section=_OPTIMISATION)
-    regularizer: str = option("none", "r1: gradient penalty on real images (Mescheder et al. 2018).", choices=("none", "r1"), section=_OPTIMISATION)
-    gamma: float = option(1.0, "Weight of the regulariser; a lazy pass counts for all the steps it stands for.", min=0, max=10_000, section=_OPTIMISATION)
-    reg_interval: int = option(16, "Steps between regulariser passes (lazy regularisation).", min=1, max=1000, section=_OPTIMISATION)
+    loss: str = option(
+        "bce",
+        "bce: non-saturating logistic loss (Goodfellow et al. 2014). hinge: Lim and Ye 2017.",
+        choices=("bce", "hinge"),
+        section=_OPTIMISATION,
+    )
+    regularizer: str = option(
+        "none",
+        "r1: gradient penalty on real images (Mescheder et al. 2018).",
+        choices=("none", "r1"),
+        section=_OPTIMISATION,
+    )
+    gamma: float = option(
+        1.0,
+        "Weight of the regulariser; a lazy pass counts for all the steps it stands for.",
+        min=0,
+        max=10_000,
+        section=_OPTIMISATION,
+    )
+    reg_interval: int = option(
+        16, "Steps between regulariser passes (lazy regularisation).", min=1, max=1000, section=_OPTIMISATION
+    )
     batch_size: int = option(64, "Real images a step.", min=2, max=1 << 16, section=_OPTIMISATION)
     lr: float = option(2e-4, "Learning rate of the generator.", above=0, max=1, section=_OPTIMISATION)
-    d_lr: float | None = option(None, "Learning rate of the discriminator; default: --lr.", above=0, max=1, section=_OPTIMISATION)
+    d_lr: float | None = option(
+        None, "Learning rate of the discriminator; default: --lr.", above=0, max=1, section=_OPTIMISATION
+    )
     beta1: float = option(0.5, "Adam's first-moment decay.", min=0, below=1, section=_OPTIMISATION)
     beta2: float = option(0.999, "Adam's second-moment decay.", min=0, below=1, section=_OPTIMISATION)
-    schedule: str = option("constant", "constant, or linear: cool down to zero over the last --cooldown.", choices=("constant", "linear"), section=_OPTIMISATION)
+    schedule: str = option(
+        "constant",
+        "constant, or linear: cool down to zero over the last --cooldown.",
+        choices=("constant", "linear"),
+        section=_OPTIMISATION,
+    )
     cooldown: float = option(0.3, "Share of the run that cools down (linear).", min=0, max=1, section=_OPTIMISATION)
-    ema_images: int = option(50_000, "Half-life of the averaged generator, in images; at most a twentieth of those seen.", min=0, parse=parse_count, metavar="COUNT", section=_OPTIMISATION)
+    ema_images: int = option(
+        50_000,
+        "Half-life of the averaged generator, in images; at most a twentieth of those seen.",
+        min=0,
+        parse=parse_count,
+        metavar="COUNT",
+        section=_OPTIMISATION,
+    )
 
     out: str = option("runs/gan", "Run directory.", metavar="RUN", section=_RUN)
-    sample_interval: int | None = option(None, "Steps between sample grids; default: 20 times a run.", min=1, section=_RUN)
+    sample_interval: int | None = option(
+        None, "Steps between sample grids; default: 20 times a run.", min=1, section=_RUN
+    )
     save_interval: int | None = option(None, "Steps between checkpoints; default: with each grid.", min=1, section=_RUN)
     seed: int = option(0, "Seed of weights, data order and latents.", min=0, max=(1 << 63) - 1, section=_RUN)
     compile: bool = option(False, "Compile the networks with torch.compile.", section=_RUN)
