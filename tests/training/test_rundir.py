@@ -128,15 +128,23 @@ def test_force_on_a_new_path_is_fine(tmp_path: Path) -> None:
 # --- starts that fail ------------------------------------------------------------------
 
 
+def start(path: Path, error: BaseException | None = None, *steps: int, force: bool = False) -> None:
+    """A training that saves these steps and ends with this error."""
+    with RunDir.create(path, force=force) as run:
+        (run.data / "train.bin").write_bytes(b"other tokens")
+        run.metrics_path.touch()
+        save(run, *steps)
+        if error is not None:
+            raise error
+
+
 @pytest.mark.parametrize("made", [True, False])
 def test_a_start_that_fails_leaves_a_folder_as_it_was(tmp_path: Path, made: bool) -> None:
     path = tmp_path / "a" / "b"
     if made:
         path.mkdir(parents=True)
-    with pytest.raises(InputError), RunDir.create(path) as run:
-        (run.data / "train.bin").touch()
-        run.metrics_path.touch()
-        raise InputError("bad data")
+    with pytest.raises(InputError):
+        start(path, InputError("bad data"))
     assert [p.name for p in tmp_path.rglob("*")] == (["a", "b"] if made else [])
 
 
@@ -181,51 +189,39 @@ def contents(path: Path) -> dict[str, bytes]:
     return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
 
 
-def started(run: RunDir) -> None:
-    """What a training does before it saves."""
-    (run.data / "train.bin").write_bytes(b"other tokens")
-    run.metrics_path.touch()
-
-
 def test_force_with_bad_data_leaves_the_old_run_as_it_was(tmp_path: Path) -> None:
     before = finished(tmp_path)
     for error in (InputError("bad data"), KeyboardInterrupt()):
-        with pytest.raises(type(error)), RunDir.create(tmp_path, force=True) as run:
-            started(run)
-            raise error
+        with pytest.raises(type(error)):
+            start(tmp_path, error, force=True)
         assert contents(tmp_path) == before
     assert newest(tmp_path) == 2
 
 
 def test_an_error_after_the_first_checkpoint_keeps_the_new_run(tmp_path: Path) -> None:
     finished(tmp_path)
-    with pytest.raises(TrainingStopped), RunDir.create(tmp_path, force=True) as run:
-        started(run)
-        save(run, 7)
-        raise TrainingStopped("nan")
+    with pytest.raises(TrainingStopped):
+        start(tmp_path, TrainingStopped("nan"), 7, force=True)
     assert sorted(os.listdir(tmp_path)) == [
         ".genkit-run", ".lock", "checkpoints", "data", "metrics.jsonl", "notes.txt",
     ]  # fmt: skip
     assert newest(tmp_path) == 7
 
 
-def replace(path: Path, failing: bool) -> None:
-    """Start a run anew, which fails or saves once."""
-    with contextlib.suppress(InputError), RunDir.create(path, force=True) as run:
-        started(run)
-        if failing:
-            raise InputError("bad data")
-        save(run, 7)
-
-
 @pytest.mark.parametrize("failing", [True, False])
 def test_a_kill_at_every_point_of_a_new_start_leaves_the_old_run_or_a_new_checkpoint(
     tmp_path: Path, failing: bool
 ) -> None:
+    def replace(path: Path) -> None:
+        if not failing:
+            return start(path, None, 7, force=True)
+        with contextlib.suppress(InputError):
+            start(path, InputError("bad data"), force=True)
+
     finished(tmp_path / "counted")
     with pytest.MonkeyPatch.context() as patch:
         power = Power(patch, 1 << 30, None)
-        replace(tmp_path / "counted", failing)
+        replace(tmp_path / "counted")
     assert len(power.done) >= 20
     found = []
     for at in range(len(power.done)):
@@ -234,7 +230,7 @@ def test_a_kill_at_every_point_of_a_new_start_leaves_the_old_run_or_a_new_checkp
         with pytest.MonkeyPatch.context() as patch:
             Power(patch, at, None)
             with pytest.raises(Killed):
-                replace(path, failing)
+                replace(path)
         gc.collect()  # the lock of the killed process
         found.append(newest(path))
         if found[-1] == 2:
