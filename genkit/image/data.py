@@ -23,6 +23,7 @@ from genkit.image.config import GANTrainConfig
 from genkit.image.decode import decode
 from genkit.image.noise import FLIP, ORDER, philox
 from genkit.image.sources import Source, scan
+from genkit.runtime.device import cpu_count
 
 STORE, META = "images.u8", "meta.json"
 
@@ -108,34 +109,38 @@ def prepare(
     config: GANTrainConfig,
     folder: Path,
     *,
-    resume: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    expected: str | None = None,
 ) -> ImageStore:
     """Decode `config.data` into `folder`, or open what an interrupted run decoded.
 
     Args:
-        resume: the store must exist already, and its source be unchanged.
         on_progress: called with (files done, files in all).
+        expected: the fingerprint that the data must have, of a run that is resumed.
 
     Raises:
         InputError: no such folder, fewer than two readable images, a bad image under
-            `--on-bad-image fail`, or data that changed since the run began.
+            `--on-bad-image fail`, data that changed while it was read, or that is not
+            what was expected.
         OutputError: the store cannot be written.
     """
     if config.data is None:
         raise InputError("no training images are named", "--data DIR or --data FILE.zip")
     source = scan(config.data)
     fingerprint = fingerprint_of(source, config)
+    if expected not in (None, fingerprint):
+        raise InputError(
+            f"the images in {config.data!r} changed since this run began",
+            "put them back, or start a new run with another --out or --force",
+        )
     if (folder / META).exists():
         report = _read_report(folder / META)
         if report.fingerprint == fingerprint and _expected_bytes(report) == _size_of(folder / STORE):
             return _open(folder, report)
-        if resume and report.fingerprint != fingerprint:
-            raise InputError(
-                f"the images in {config.data!r} changed since this run began",
-                "put them back, or start a new run with another --out or --force",
-            )
+        (folder / META).unlink()
     report = _decode_all(source, config, folder, fingerprint, on_progress)
+    if fingerprint_of(scan(config.data), config) != fingerprint:
+        raise InputError(f"{config.data!r} changed while it was read", "start again when nothing writes to it")
     write_json(folder / META, asdict(report))
     return _open(folder, report)
 
@@ -207,7 +212,7 @@ def _decoded(source: Source, config: GANTrainConfig) -> Iterator[tuple[str, NDAr
             return str(error).replace("\n", " ") or type(error).__name__
 
     ahead: deque[tuple[str, Future[NDArray[np.uint8] | str]]] = deque()
-    pool = ThreadPoolExecutor(os.cpu_count())
+    pool = ThreadPoolExecutor(min(8, cpu_count()))
     try:
         for name in source.names:
             ahead.append((name, pool.submit(read, name)))

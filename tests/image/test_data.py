@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import struct
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -188,13 +190,14 @@ def test_the_store_is_reused_until_the_data_or_the_settings_change(tmp_path: Pat
 
     first = prepare(config, tmp_path / "s", on_progress=count)
     assert decoded == [1, 2]
-    again = prepare(config, tmp_path / "s", resume=True, on_progress=count)
+    again = prepare(config, tmp_path / "s", expected=first.report.fingerprint, on_progress=count)
     assert decoded == [1, 2]
     assert again.report == first.report
     prepare(config.replace(fit="pad"), tmp_path / "s", on_progress=count)
     assert decoded == [1, 2, 1, 2]
 
 
+@pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize(
     "change",
     [
@@ -205,21 +208,60 @@ def test_the_store_is_reused_until_the_data_or_the_settings_change(tmp_path: Pat
     ],
     ids=["added", "removed", "renamed", "touched"],
 )
-def test_changed_data_is_not_resumed(tmp_path: Path, change: Callable[[Path], object]) -> None:
+def test_changed_data_is_not_resumed(tmp_path: Path, change: Callable[[Path], object], kept: bool) -> None:
     data = fill(tmp_path / "d", a_png=png(1), b_png=png(2), b2_png=png(2))
     config = GANTrainConfig(data=str(data), size=32)
-    prepare(config, tmp_path / "s")
+    fingerprint = prepare(config, tmp_path / "s").report.fingerprint
     change(data)
-    with pytest.raises(InputError, match="changed since this run began"):
-        prepare(config, tmp_path / "s", resume=True)
+    if not kept:
+        shutil.rmtree(tmp_path / "s")
+    with pytest.raises(InputError, match="changed since this run began") as caught:
+        prepare(config, tmp_path / "s", expected=fingerprint)
+    assert repr(str(data)) in caught.value.message
+    assert "--force" in str(caught.value.hint)
+
+
+def test_a_lost_store_of_unchanged_data_is_decoded_again(tmp_path: Path) -> None:
+    config = GANTrainConfig(data=str(fill(tmp_path / "d", a_png=png(1), b_png=png(2))), size=32)
+    first = prepare(config, tmp_path / "s").report
+    shutil.rmtree(tmp_path / "s")
+    assert prepare(config, tmp_path / "s", expected=first.fingerprint).report == first
+
+
+def test_data_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    data = fill(tmp_path / "d", a_png=png(1), b_png=png(2))
+    config = GANTrainConfig(data=str(data), size=32)
+
+    def touch(done: int, total: int) -> None:
+        os.utime(data / "b.png", (done, done))
+
+    with pytest.raises(InputError, match="changed while it was read"):
+        prepare(config, tmp_path / "s", on_progress=touch)
+    assert not (tmp_path / "s" / "meta.json").exists()
+
+
+def test_threads_are_as_many_as_cores_and_eight_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = fill(tmp_path / "d", a_png=png(1), b_png=png(2))
+    asked: list[int] = []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, workers: int) -> None:
+            asked.append(workers)
+            super().__init__(workers)
+
+    monkeypatch.setattr("genkit.image.data.ThreadPoolExecutor", Pool)
+    for cores in (3, 200):
+        monkeypatch.setattr("genkit.image.data.cpu_count", lambda cores=cores: cores)
+        read(data, tmp_path / str(cores))
+    assert asked == [3, 8]
 
 
 def test_a_cut_store_is_decoded_again(tmp_path: Path) -> None:
     data = fill(tmp_path / "d", a_png=png(1), b_png=png(2))
     config = GANTrainConfig(data=str(data), size=32)
-    prepare(config, tmp_path / "s")
+    first = prepare(config, tmp_path / "s").report
     os.truncate(tmp_path / "s" / "images.u8", 100)
-    assert values(prepare(config, tmp_path / "s", resume=True)) == [1, 2]
+    assert values(prepare(config, tmp_path / "s", expected=first.fingerprint)) == [1, 2]
 
 
 def test_listing_does_not_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -266,6 +266,24 @@ def test_other_data_is_refused(stories: Path, tmp_path: Path, folder: Path) -> N
         prepare(config(stories, tmp_path / "b.txt"), folder)
 
 
+def test_a_resumed_run_gets_the_data_it_had_or_an_error(stories: Path, folder: Path) -> None:
+    first = prepare(config(stories), folder)
+    kept = np.array(first.train)
+    for name in os.listdir(folder):  # RUN/data was deleted
+        (folder / name).unlink()
+    assert np.array_equal(prepare(config(stories), folder, expected=first.fingerprint).train, kept)
+    for name in os.listdir(folder):
+        (folder / name).unlink()
+    stories.write_text(stories.read_text() + "more")
+    with pytest.raises(InputError, match=r"stories\.txt is not what this run was trained on") as caught:
+        prepare(config(stories), folder, expected=first.fingerprint)
+    assert "--force" in str(caught.value.hint)
+    assert os.listdir(folder) == []
+    prepare(config(stories), folder)  # somebody else's tokens
+    with pytest.raises(InputError, match="is not what this run was trained on"):
+        prepare(config(stories), folder, expected=first.fingerprint)
+
+
 @pytest.mark.parametrize("name", ["train.bin", "val.bin", "meta.json"])
 @pytest.mark.parametrize("cut", [True, False])
 def test_damaged_tokens_are_made_again(stories: Path, folder: Path, name: str, cut: bool) -> None:
