@@ -1,4 +1,4 @@
-"""`python -m genkit`, and so `torchrun -m genkit train-text ...`."""
+"""`python -m genkit`."""
 
 from __future__ import annotations
 

@@ -1,20 +1,26 @@
 """A model ready to use: `load(name)` gives a text or an image pipeline.
 
-from genkit import load
+    from genkit import load
 
-for piece in load("story").stream("Once upon a time", seed=7):
-    print(piece.text, end="")
+    for piece in load("story").stream("Once upon a time", seed=7):
+        print(piece.text, end="")
+
+While a pipeline is open, torch's number of threads and its TF32 switches are the
+pipeline's; `close`, or leaving its `with` block, puts them back. Nothing here
+touches the global random generators.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 from genkit import library
-from genkit.errors import InputError
+from genkit.errors import InputError, UsageError
 from genkit.files import read_json
 from genkit.runtime.device import Placement, resolve
 from genkit.text.config import GenerationConfig
@@ -71,29 +77,74 @@ class TextEvent:
     tokens: int
 
 
-class TextPipeline:
-    """Prompt in, text out."""
+class _Pipeline:
+    """What both kinds share: a model that is open until `close`; a context manager.
+
+    Attributes:
+        folder: the model's.
+    """
 
     def __init__(self, folder: Path, runtime: Runtime) -> None:
+        from genkit.runtime.manager import memory_guard
+
+        self.folder = folder
+        with ExitStack() as undo:  # undone at once when the model does not load
+            undo.enter_context(runtime.settings())
+            with memory_guard("use --device cpu, or a smaller model"):
+                self._open(runtime)
+            self._undo = undo.pop_all()
+
+    def _open(self, runtime: Runtime) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Put torch's settings back; once is enough."""
+        self._undo.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class TextPipeline(_Pipeline):
+    """Prompt in, text out."""
+
+    def _open(self, runtime: Runtime) -> None:
         from genkit.text.engines.torch import TorchTextEngine
         from genkit.text.models.store import load_model
         from genkit.text.tokenizer import Tokenizer
 
-        self.folder = folder
-        self.tokenizer: Tokenizer = Tokenizer.load(folder)
-        model = load_model(folder)
-        if self.tokenizer.vocab_size > model.config.vocab_size:
-            raise InputError(
-                f"{folder}: the tokenizer has {self.tokenizer.vocab_size} tokens, the model {model.config.vocab_size}"
-            )
+        self.tokenizer: Tokenizer = Tokenizer.load(self.folder)
+        model = load_model(self.folder)
+        ours, theirs = self.tokenizer.vocab_size, model.config.vocab_size
+        if ours > theirs:
+            raise InputError(f"{self.folder}: the tokenizer has {ours} tokens, the model {theirs}")
         self.block_size = model.config.block_size
         self.engine: TextEngine = TorchTextEngine(model.to(runtime.device).eval(), runtime)
 
     def defaults(self) -> dict[str, Any]:
-        """The sampling settings that the model itself recommends, by the names of `GenerationConfig`."""
-        path = self.folder / "generation_config.json"
-        known = GenerationConfig.__dataclass_fields__
-        return {k: v for k, v in read_json(path).items() if k in known} if path.exists() else {}
+        """The sampling settings that the model itself recommends, by the names of `GenerationConfig`.
+
+        They are those of its `generation_config.json`; null and names that mean
+        nothing here are left out.
+
+        Raises:
+            InputError: a value of another type, or out of range.
+        """
+        from genkit.text.models.store import GENERATION
+
+        path = self.folder / GENERATION
+        held = read_json(path) if path.exists() else {}
+        known = {k: v for k, v in held.items() if k in GenerationConfig.__dataclass_fields__ and v is not None}
+        try:
+            config = GenerationConfig.from_dict(known)
+        except (UsageError, OverflowError) as error:
+            raise InputError(f"{path}: {error}") from error
+        return {name: getattr(config, name) for name in known}
 
     def stream(self, prompt: str, config: GenerationConfig | None = None, *, seed: int = 0) -> Iterator[TextEvent]:
         """Continue `prompt` `config.n` times, the i-th from seed + i.
@@ -103,7 +154,9 @@ class TextPipeline:
 
         Raises:
             InputError: the prompt does not fit the context.
+            ResourceError: the memory does not suffice.
         """
+        from genkit.runtime.manager import memory_guard
         from genkit.text.engines import TokenRequest
 
         config = config or GenerationConfig(**self.defaults())
@@ -115,13 +168,14 @@ class TextPipeline:
             )
         requests = [TokenRequest(ids, config, seed=seed + i) for i in range(config.n)]
         writers = [_Writer(self.tokenizer.stream_decoder(), config.stop) for _ in requests]
-        for event in self.engine.generate(requests):
-            request, writer = requests[event.index], writers[event.index]
-            if request.finished:
-                continue
-            text, finish = writer.push(event.token, event.done)
-            request.finished = finish is not None
-            yield TextEvent(event.index, text, finish, writer.tokens)
+        with memory_guard("lower -n or --max-new-tokens, or use --device cpu"):
+            for event in self.engine.generate(requests):
+                request, writer = requests[event.index], writers[event.index]
+                if request.finished:
+                    continue
+                text, finish = writer.push(event.token, event.done)
+                request.finished = finish is not None
+                yield TextEvent(event.index, text, finish, writer.tokens)
 
     def complete(self, prompt: str, config: GenerationConfig | None = None, *, seed: int = 0) -> list[str]:
         """The continuations of `prompt`, whole."""
@@ -156,15 +210,14 @@ def _overlap(text: str, stop: str) -> int:
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
 
 
-class ImagePipeline:
+class ImagePipeline(_Pipeline):
     """Seeds in, images out."""
 
-    def __init__(self, folder: Path, runtime: Runtime) -> None:
+    def _open(self, runtime: Runtime) -> None:
         from genkit.image.engines.torch import TorchImageEngine
         from genkit.image.models.store import load_generator
 
-        self.folder = folder
-        generator = load_generator(folder)
+        generator = load_generator(self.folder)
         self.size, self.channels = generator.config.size, generator.config.channels
         self.engine = TorchImageEngine(generator.to(runtime.device).eval(), runtime)
 
@@ -173,7 +226,12 @@ class ImagePipeline:
 
         Yields:
             events with `pixels`, uint8 (H, W, C).
+
+        Raises:
+            ResourceError: the memory does not suffice.
         """
         from genkit.image.engines import ImageRequest
+        from genkit.runtime.manager import memory_guard
 
-        return iter(self.engine.generate([ImageRequest(seed) for seed in seeds]))
+        with memory_guard("lower --n, or use --device cpu"):
+            yield from self.engine.generate(ImageRequest(seed) for seed in seeds)

@@ -39,7 +39,8 @@ LAYERS = {
 # what is mathematics: torch, their own config and one another
 PURE = ("genkit.text.models.gpt", "genkit.text.sampling", "genkit.text.losses", "genkit.image.models.dcgan",
         "genkit.image.losses")  # fmt: skip
-HEAVY = {"torch", "numpy", "rich", "PIL", "transformers", "tokenizers", "safetensors", "torchvision"}
+HEAVY = {"torch", "numpy", "rich", "PIL", "transformers", "tokenizers", "safetensors", "torchvision",
+         "huggingface_hub"}  # fmt: skip
 
 
 def layer(module: str) -> int:

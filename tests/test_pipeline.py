@@ -6,14 +6,17 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import genkit
+from genkit import library
 from genkit.errors import InputError
-from genkit.pipeline import ImagePipeline, TextPipeline, load
+from genkit.pipeline import ImagePipeline, TextPipeline, load, open_pipeline
+from genkit.runtime.device import Placement
 from genkit.text.config import GenerationConfig
 from genkit.text.engines import TokenEvent, TokenRequest
 
@@ -79,6 +82,69 @@ def test_a_prompt_that_fills_the_context_is_refused_with_its_size(pipeline: Text
 def test_the_model_brings_its_own_defaults(pipeline: TextPipeline) -> None:
     assert pipeline.defaults() == {"max_new_tokens": 12}
     assert sum(e.tokens > 0 for e in pipeline.stream("The")) <= 12
+
+
+@pytest.mark.parametrize(
+    ("settings", "result"),
+    [
+        ({"top_k": None, "temperature": 1, "eos_token_id": 0}, {"temperature": 1}),
+        ({"stop": ["a", "b"]}, {"stop": ("a", "b")}),
+        ({"stop": [1]}, "--stop 1 has the wrong type"),
+        ({"top_k": 1.5}, "--top-k 1.5 has the wrong type"),
+        ({"n": True}, "--n True has the wrong type"),
+        ({"top_p": 7.0}, "--top-p 7.0 is out of range"),
+        ({"top_k": 10**400}, "too large"),
+        ({"min_new_tokens": 300}, "--min-new-tokens 300 is more than"),
+    ],
+)
+def test_settings_of_a_model_are_checked(
+    tiny_text: Path, tmp_path: Path, settings: dict[str, Any], result: dict[str, Any] | str
+) -> None:
+    folder = shutil.copytree(tiny_text, tmp_path / "model")
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    with load(folder, device="cpu") as pipeline:
+        assert isinstance(pipeline, TextPipeline)
+        if isinstance(result, dict):
+            assert pipeline.defaults() == result
+            return
+        with pytest.raises(InputError, match=result) as caught:
+            pipeline.complete("The")
+        assert "generation_config.json" in caught.value.message
+
+
+def test_an_open_pipeline_sets_torch_and_a_closed_one_puts_it_back(tiny_text: Path, tiny_image: Path) -> None:
+    def settings() -> tuple[str, bool, int]:
+        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, torch.get_num_threads()
+
+    before, numbers = settings(), torch.get_rng_state()
+    for folder, name in ((tiny_text, "text"), (tiny_image, "image")):
+        placement = Placement("cpu", "tf32", "torch", "as asked")
+        with open_pipeline(folder, placement) as pipeline:
+            assert library.kind(folder) == name
+            assert settings()[:2] == ("high", True)
+        assert settings() == before
+        pipeline.close()
+        with load(folder, device="cpu"):
+            assert settings()[:2] == ("highest", False)
+        assert settings() == before
+    torch.set_rng_state(numbers)
+
+
+def test_a_model_that_does_not_load_leaves_torch_as_it_was(tiny_text: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_text, tmp_path / "model")
+    (folder / "model.safetensors").write_bytes(b"")
+    before = torch.backends.cudnn.allow_tf32
+    with pytest.raises(InputError) as caught:
+        load(folder, device="cpu")
+    assert caught.value.exit_code == 3
+    assert torch.backends.cudnn.allow_tf32 is before
+
+
+def test_sampling_joins_no_process_group(tiny_text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with load(tiny_text, device="cpu") as pipeline:
+        assert isinstance(pipeline, TextPipeline)
+        assert pipeline.complete("The", seed=1)
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused(tiny_text: Path, tmp_path: Path) -> None:

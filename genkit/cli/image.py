@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from genkit import __version__
+from genkit import __version__, library
 from genkit.cli.options import chosen, command, config_options, model_option, option, runtime_options, seed_option
 from genkit.cli.sampling import open_model, timed, weights_hash
 from genkit.cli.terminal import Terminal, is_terminal, random_seed, write
@@ -41,7 +41,7 @@ genkit train-gan --data photos/ --images 500k --dry-run
 
 
 @command("image", IMAGE_EXAMPLES)
-@model_option("kittens")
+@model_option(library.DEFAULT_IMAGE)
 @config_options(ImageSampleConfig)
 @seed_option
 @option(
@@ -98,22 +98,24 @@ def image(
     if out == "-" and is_terminal(sys.stdout):
         raise UsageError("--out - would write an image to this terminal", "redirect it: --out - > grid.png")
 
-    opened = open_model(terminal, model, "image", device=device, precision=precision, engine=engine)
-    pipeline = cast("ImagePipeline", opened)
-    if drawn_seed:
-        terminal.note(f"seed {first}")
-    note = _note(model, pipeline.folder)
-    events, clobber = timed(terminal, pipeline.draw(wanted), "images"), not no_clobber
-    if each:
-        written = _write_each(events, Path(out), form, note, clobber=clobber)
-    else:
-        written = _write_sheet(events, out, form, note | {"seeds": config.seeds or seed_list(wanted)}, clobber=clobber)
-    if terminal.json:
-        facts = {"seeds": wanted, "files": list(written), "size": pipeline.size, "channels": pipeline.channels}
-        write(json.dumps(note | facts, ensure_ascii=False) + "\n")
-    else:
-        for path in written:
-            write(path + "\n")
+    with open_model(terminal, model, "image", device=device, precision=precision, engine=engine) as opened:
+        pipeline = cast("ImagePipeline", opened)
+        if drawn_seed:
+            terminal.note(f"seed {first}")
+        note, clobber = _note(model, pipeline.folder), not no_clobber
+        events = timed(terminal, pipeline.draw(wanted), "images")
+        if each:
+            written = _write_each(events, Path(out), form, note, clobber=clobber)
+        else:
+            note["seeds"] = config.seeds or seed_list(wanted)
+            shape = (pipeline.size, pipeline.size, pipeline.channels)
+            written = _write_sheet(events, wanted, shape, out, form, note, clobber=clobber)
+        if terminal.json:
+            facts = {"seeds": wanted, "files": list(written), "size": pipeline.size, "channels": pipeline.channels}
+            write(json.dumps(note | facts, ensure_ascii=False) + "\n")
+        else:
+            for path in written:
+                write(path + "\n")
 
 
 def _format(out: str, form: str | None, each: bool) -> str:
@@ -162,19 +164,31 @@ def _write_each(
 
 
 def _write_sheet(
-    events: Iterable[ImageEvent], out: str, form: str, note: dict[str, str], *, clobber: bool
+    events: Iterable[ImageEvent],
+    seeds: Sequence[int],
+    shape: tuple[int, int, int],
+    out: str,
+    form: str,
+    note: dict[str, str],
+    *,
+    clobber: bool,
 ) -> Iterator[str]:
-    """All images in one file, which is opened first: what cannot be written fails before the work."""
+    """All images, each of `shape` (H, W, C), in one file: what cannot be written fails before the work."""
     import numpy as np
 
-    from genkit.image.canvas import encode, encode_npz, grid
+    from genkit.image.canvas import Sheet, check_sides, encode, encode_npz
+
+    sheet = Sheet(len(seeds), shape)
+    if form != "npz":
+        check_sides(sheet.shape, form)
 
     def data() -> bytes:
-        drawn = list(events)
-        images = np.stack([event.pixels for event in drawn])  # (N, H, W, C)
-        if form == "npz":
-            return encode_npz(images, [event.seed for event in drawn], note)
-        return encode(grid(images), form, note)
+        if form != "npz":
+            return encode(sheet.fill(event.pixels for event in events), form, note)
+        images = np.empty((len(seeds), *shape), np.uint8)
+        for event in events:
+            images[event.index] = event.pixels
+        return encode_npz(images, seeds, note)
 
     if out == "-":
         write(data())

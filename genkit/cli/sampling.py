@@ -22,7 +22,7 @@ Event = TypeVar("Event")
 def open_model(
     terminal: Terminal, name: str, task: Literal["text", "image"], *, device: str, precision: str, engine: str
 ) -> TextPipeline | ImagePipeline:
-    """The pipeline of the model `name`, on the device that the flags mean.
+    """The pipeline of the model `name`, on the device that the flags mean, for a `with` statement.
 
     Raises:
         InputError: no such model, or one that does not do this task.
@@ -48,7 +48,7 @@ def open_model(
 
 def weights_hash(folder: Path) -> str | None:
     """SHA-256 of the weights, which with the seed says what was drawn; None if they are in pieces."""
-    path = folder / "model.safetensors"
+    path = folder / library.WEIGHTS
     return sha256(path) if path.is_file() else None
 
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from genkit import library
 from genkit.cli.options import chosen, command, config_options, model_option, option, runtime_options, seed_option
 from genkit.cli.prompt import prompt_text
 from genkit.cli.sampling import open_model, timed, weights_hash
 from genkit.cli.terminal import Terminal, is_terminal, printable, random_seed, write
 from genkit.cli.training import run_training, training_options
-from genkit.errors import InputError, UsageError
+from genkit.errors import UsageError
 from genkit.files import atomic_write
 from genkit.text.config import GenerationConfig, TextTrainConfig
 
@@ -43,7 +44,7 @@ genkit train-text --data book.txt --steps 500 --dry-run
 
 @command("text", TEXT_EXAMPLES)
 @click.argument("prompt", nargs=-1)
-@model_option("story")
+@model_option(library.DEFAULT_TEXT)
 @config_options(GenerationConfig)
 @seed_option
 @option(
@@ -57,8 +58,8 @@ genkit train-text --data book.txt --steps 500 --dry-run
 @option(
     "--output",
     section="Output",
-    metavar="FILE",
-    help="Write here, not to standard output; a file there is replaced in one step.",
+    metavar="FILE|-",
+    help="Write here, not to standard output (-); a file there is replaced in one step.",
 )
 @option("--no-clobber", section="Output", is_flag=True, help="Refuse to replace a file.")
 @option(
@@ -101,25 +102,26 @@ def text(
         raise UsageError(f"--stream does not go with --format {form}", "jsonl writes each sample when it ends")
     start = prompt_text(ctx, prompt)
     config, set_by_user = chosen(ctx, GenerationConfig)
-
-    opened = open_model(terminal, model, "text", device=device, precision=precision, engine=engine)
-    pipeline = cast("TextPipeline", opened)
-    config = _settled(config, set_by_user, pipeline.defaults())
-    if seed is None:
-        seed = random_seed()
-        terminal.note(f"seed {seed}")
+    output = None if output == "-" else output
     to_terminal = output is None and is_terminal(sys.stdout)
     live = to_terminal if stream is None else stream
-    with _sink(output, clobber=not no_clobber, live=live) as put:
-        tokens = timed(terminal, pipeline.stream(start, config, seed=seed), "tokens")
-        events = in_order(tokens, config.n)
-        if form == "text":
-            pieces = as_text(events, start if echo else "")
-        else:
-            facts = {"model": model, "model_sha256": weights_hash(pipeline.folder), "prompt": start, "seed": seed}
-            pieces = as_json(events, facts | {"settings": config.to_dict()}, lines=form == "jsonl")
-        for piece in pieces:
-            put(printable(piece) if to_terminal else piece)
+
+    with open_model(terminal, model, "text", device=device, precision=precision, engine=engine) as opened:
+        pipeline = cast("TextPipeline", opened)
+        config = config.replace(**{k: v for k, v in pipeline.defaults().items() if k not in set_by_user})
+        if seed is None:
+            seed = random_seed()
+            terminal.note(f"seed {seed}")
+        with _sink(output, clobber=not no_clobber, live=live) as put:
+            tokens = timed(terminal, pipeline.stream(start, config, seed=seed), "tokens")
+            events = in_order(tokens, config.n)
+            if form == "text":
+                pieces = as_text(events, start if echo else "")
+            else:
+                facts = {"model": model, "model_sha256": weights_hash(pipeline.folder), "prompt": start, "seed": seed}
+                pieces = as_json(events, facts | {"settings": config.to_dict()}, lines=form == "jsonl")
+            for piece in pieces:
+                put(printable(piece) if to_terminal else piece)
     if output is not None:
         write(output + "\n")
 
@@ -128,19 +130,6 @@ def _format(form: str | None, as_json: bool) -> str:
     if as_json and form == "text":
         raise UsageError("--json and --format text contradict each other", "leave one of them out")
     return form or ("json" if as_json else "text")
-
-
-def _settled(config: GenerationConfig, set_by_user: Collection[str], model: Mapping[str, Any]) -> GenerationConfig:
-    """What the user set, over what the model recommends, over the defaults."""
-    free = {name: value for name, value in model.items() if name not in set_by_user and value is not None}
-    for name, value in free.items():
-        kind = type(getattr(config, name))
-        if type(value) is not kind and not (kind is float and type(value) is int):
-            raise InputError(f"the model's generation_config.json: {name} is {value!r}, not a {kind.__name__}")
-    try:
-        return config.replace(**free)
-    except UsageError as error:
-        raise InputError(f"the model's generation_config.json: {error.message}", error.hint) from None
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import fields
@@ -11,15 +12,18 @@ from typing import Any, Literal
 
 import click
 
+from genkit import library
 from genkit.cli.options import chosen, option
 from genkit.cli.terminal import Terminal, flat, write
 from genkit.config import Config
 from genkit.errors import InputError, UsageError
+from genkit.files import read_json
 from genkit.runtime.device import resolve
 
 TrainTask = Literal["train-text", "train-gan"]
 
 _BUDGETS = ("budget", "steps", "tokens", "images")
+_MAKES = {"train-text": "text", "train-gan": "image"}
 _SAMPLER = {"train-text": "genkit text -m {} 'Once'", "train-gan": "genkit image -m {} --n 16 --out grid.png"}
 
 
@@ -38,11 +42,12 @@ def run_training(ctx: click.Context, cls: type[Config], *, task: TrainTask) -> N
     """Train as the command's flags say. Prints the run's path to stdout."""
     terminal: Terminal = ctx.obj
     flags = ctx.params
+    _check_alone()
     if flags["resume"] and flags["force"]:
         raise UsageError("--resume and --force contradict each other", "--resume continues, --force starts anew")
     config, set_by_user = chosen(ctx, cls)
     if flags["resume"]:
-        config = _resumed(config, set_by_user)
+        config = _resumed(config, set_by_user, task)
     values = config.to_dict()
     _check_data(values["data"], ctx.command_path)
     placement = resolve(flags["device"], flags["precision"], flags["engine"], task=task)
@@ -56,13 +61,11 @@ def run_training(ctx: click.Context, cls: type[Config], *, task: TrainTask) -> N
         if flags["dry_run"]:
             write(_plan_text(plan(config, runtime), as_json=terminal.json))
             return
-        logger = ui.training_logger(terminal, main=runtime.is_main)
+        logger = ui.training_logger(terminal)
         try:
             report = train(config, runtime, logger, resume=flags["resume"], force=flags["force"], started=STARTED)
         finally:
             logger.close()
-        if not runtime.is_main:
-            return
     for warning in report.warnings:
         terminal.note(f"warning: {warning}")
     terminal.note(
@@ -75,6 +78,15 @@ def run_training(ctx: click.Context, cls: type[Config], *, task: TrainTask) -> N
     else:
         write(f"{report.out}\n")
     terminal.note("sample it: " + _SAMPLER[task].format(shlex.quote(str(report.out))))
+
+
+def _check_alone() -> None:
+    """Several processes would each train, and write, the same run."""
+    ranks = os.environ.get("WORLD_SIZE", "1")
+    if ranks not in ("", "1"):
+        raise UsageError(
+            f"WORLD_SIZE={ranks}: training on several processes is not supported yet", "run it without torchrun"
+        )
 
 
 def _check_data(data: str | Sequence[str] | None, command: str) -> None:
@@ -93,16 +105,20 @@ def _plan_text(plan: dict[str, Any], *, as_json: bool) -> str:
     return "".join(f"{name}: {value}\n" for name, value in flat(plan))
 
 
-def _resumed(config: Config, set_by_user: frozenset[str]) -> Config:
+def _resumed(config: Config, set_by_user: frozenset[str], task: TrainTask) -> Config:
     """The settings that the run began with, and what the user gives now over them."""
-    from genkit.training.record import RECORD, read_record
-
     now = config.to_dict()
     changes = {name: now[name] for name in set_by_user}
     out = Path(now["out"])
-    if not (out / RECORD).is_file():
+    if not (out / library.RECORD).is_file():
         raise InputError(f"{out} is no run that can be resumed", "name one with --out, or leave --resume out")
-    saved = read_record(out)["config"]
+    record = read_json(out / library.RECORD)
+    kind, saved = record.get("kind"), record.get("config")
+    if not isinstance(saved, dict):
+        raise InputError(f"{out / library.RECORD} has no settings to resume with", "start anew with another --out")
+    for other, makes in _MAKES.items():
+        if kind == makes and other != task:
+            raise InputError(f"{out} is a run of {other}", f"use genkit {other} --resume --out {shlex.quote(str(out))}")
     if set_by_user & {*_BUDGETS}:  # another budget replaces the old one, whatever its kind
         saved = {k: v for k, v in saved.items() if k not in _BUDGETS}
     return type(config).from_dict(saved | changes | {"out": now["out"]})

@@ -20,9 +20,9 @@ INTERVAL = 10.0  # seconds between two plain lines
 WIDE = 100  # columns from which there is room for a bar beside the numbers
 
 
-def training_logger(terminal: Terminal, *, main: bool) -> MetricLogger:
-    """A bar on a terminal, else a plain line now and then; nothing with `--quiet` or on other ranks."""
-    if terminal.quiet or not main:
+def training_logger(terminal: Terminal) -> MetricLogger:
+    """A bar on a terminal, else a plain line now and then; nothing with `--quiet`."""
+    if terminal.quiet:
         return SilentLogger()
     if is_terminal(sys.stderr) and os.environ.get("TERM") != "dumb":
         return BarLogger(Console(file=sys.stderr, force_terminal=True, no_color=not terminal.colored(sys.stderr)))

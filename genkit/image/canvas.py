@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,42 +13,53 @@ from PIL import Image, PngImagePlugin
 
 from genkit.errors import InputError, UsageError
 
-FORMATS = ("png", "webp", "jpg", "npz")
-SUFFIXES = {".png": "png", ".webp": "webp", ".jpg": "jpg", ".jpeg": "jpg", ".npz": "npz"}
 MAX_SIDE = {"png": (1 << 31) - 1, "webp": 16383, "jpg": 65500}
 _DESCRIPTION = 0x010E  # EXIF ImageDescription
 
 
-def format_of(path: str) -> str:
-    """The format that a file name asks for; `-` and names without a suffix are PNG.
+class Sheet:
+    """Room for `n` pictures row by row on white, as square as can be.
 
-    Raises:
-        UsageError: a suffix that genkit does not write.
+    Args:
+        n: how many pictures.
+        shape: (H, W, C) of each.
+        columns: pictures in a row; default: ceil(sqrt(n)).
+        gap: pixels between neighbours and around the edge.
+
+    Attributes:
+        shape: (H, W, C) of the whole.
     """
-    dot = path.rsplit("/", 1)[-1].rfind(".")
-    suffix = path.rsplit("/", 1)[-1][dot:].lower() if dot > 0 else ""
-    if suffix and suffix not in SUFFIXES:
-        raise UsageError(f"cannot write images as {suffix!r}", f"use {', '.join(SUFFIXES)}")
-    return SUFFIXES.get(suffix, "png")
+
+    def __init__(self, n: int, shape: tuple[int, int, int], columns: int | None = None, gap: int = 2) -> None:
+        self._height, self._width, channels = shape
+        self._columns, self._gap = min(n, columns or math.ceil(math.sqrt(n))), gap
+        rows = math.ceil(n / self._columns)
+        self.shape = (gap + rows * (self._height + gap), gap + self._columns * (self._width + gap), channels)
+
+    def fill(self, pictures: Iterable[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        """The sheet with the pictures on it; they may come one at a time."""
+        pixels = np.full(self.shape, 255, np.uint8)
+        for i, picture in enumerate(pictures):
+            y = self._gap + i // self._columns * (self._height + self._gap)
+            x = self._gap + i % self._columns * (self._width + self._gap)
+            pixels[y : y + self._height, x : x + self._width] = picture
+        return pixels
 
 
 def grid(
     images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], columns: int | None = None, gap: int = 2
 ) -> NDArray[np.uint8]:
-    """Pictures (N, H, W, C) row by row on one white sheet, as square as can be.
+    """Pictures (N, H, W, C) that are all there, on one `Sheet`."""
+    height, width, channels = images[0].shape
+    return Sheet(len(images), (height, width, channels), columns, gap).fill(images)
 
-    Args:
-        columns: pictures in a row; default: ceil(sqrt(N)).
-        gap: pixels between neighbours and around the edge.
-    """
-    n, (height, width, channels) = len(images), images[0].shape
-    columns = min(n, columns or math.ceil(math.sqrt(n)))
-    rows = math.ceil(n / columns)
-    sheet = np.full((gap + rows * (height + gap), gap + columns * (width + gap), channels), 255, np.uint8)
-    for i, image in enumerate(images):
-        y, x = gap + i // columns * (height + gap), gap + i % columns * (width + gap)
-        sheet[y : y + height, x : x + width] = image
-    return sheet
+
+def check_sides(shape: Sequence[int], format: str) -> None:
+    """Raise UsageError when `format` cannot hold a picture of `shape` (H, W, C)."""
+    if max(shape[:2]) > MAX_SIDE[format]:
+        raise UsageError(
+            f"{format} holds at most {MAX_SIDE[format]} pixels a side, not {max(shape[:2])}", "write a .png"
+        )
 
 
 def encode(pixels: NDArray[np.uint8], format: str, note: Mapping[str, str] | None = None) -> bytes:
@@ -61,10 +72,7 @@ def encode(pixels: NDArray[np.uint8], format: str, note: Mapping[str, str] | Non
     Raises:
         UsageError: the format cannot hold a picture this large.
     """
-    if max(pixels.shape[:2]) > MAX_SIDE[format]:
-        raise UsageError(
-            f"{format} holds at most {MAX_SIDE[format]} pixels a side, not {max(pixels.shape[:2])}", "write a .png"
-        )
+    check_sides(pixels.shape, format)
     image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     file = io.BytesIO()
     if format == "png":
@@ -95,13 +103,15 @@ def read_note(data: bytes) -> dict[str, str]:
     """The note that `encode` left in a png, webp or jpg; empty when there is none.
 
     Raises:
-        InputError: not such a file.
+        InputError: not such a file, or one too large for Pillow to open.
     """
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "WEBP", "JPEG")) as image:
             if image.format == "PNG":
                 return {str(k): v for k, v in image.info.items() if isinstance(v, str)}
             note = json.loads(image.getexif().get(_DESCRIPTION, "{}"))
+    except Image.DecompressionBombError as error:
+        raise InputError(f"too large a picture: {error}") from error
     except (OSError, SyntaxError) as error:
         raise InputError(f"not a png, webp or jpg: {error}") from error
     except ValueError:

@@ -1,7 +1,8 @@
-"""Runtime: device, precision, ranks, seeds and compilation for torch code.
+"""Runtime: device, precision, seeds and compilation for torch code.
 
 The rest of genkit asks this object and never the environment, so a training loop
-reads the same on a CPU, on a GPU and under `torchrun -m genkit`.
+reads the same on a CPU and on a GPU. Ranks are known here, but no command trains
+on several processes yet.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ class Runtime:
     """What a `Placement` means for torch; a context manager.
 
     Entering seeds every global generator, sets threads and TF32, and joins the
-    process group under torchrun; leaving restores them.
+    process group where WORLD_SIZE is above 1; leaving restores them.
 
     Attributes:
-        device: where tensors go; under torchrun each rank's own GPU.
+        device: where tensors go; of several ranks each has its own GPU.
         dtype: what matrix products compute in; parameters stay float32.
         scaler: gradient scaler of fp16, else None.
-        rank, world_size: 0 and 1 without torchrun.
+        rank, world_size: 0 and 1 in a single process.
 
     Raises:
         ResourceError: torch cannot use the device.
@@ -57,8 +58,7 @@ class Runtime:
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as undo:  # undone at once when a later step fails
-            undo.enter_context(_threads(self.device))
-            undo.enter_context(_tf32(self.placement.precision == "tf32"))
+            undo.enter_context(self.settings())
             undo.enter_context(_seeded(derive_seed(self.seed, f"rank {self.rank}")))
             if self.device.type == "cuda":
                 torch.cuda.set_device(self.device)
@@ -72,6 +72,12 @@ class Runtime:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._undo.close()
+
+    @contextlib.contextmanager
+    def settings(self) -> Iterator[None]:
+        """Threads and TF32 alone, all that sampling needs: no seeds, no process group."""
+        with _threads(self.device), _tf32(self.placement.precision == "tf32"):
+            yield
 
     @property
     def is_main(self) -> bool:
@@ -149,7 +155,7 @@ def memory_guard(remedy: str) -> Iterator[None]:
 def _from_environment(name: str, default: int) -> int:
     text = os.environ.get(name, str(default))
     if not text.isdecimal():
-        raise UsageError(f"{name}={text!r} is not a number", "start several ranks with torchrun, or unset it")
+        raise UsageError(f"{name}={text!r} is not a number", "unset it")
     return int(text)
 
 

@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from genkit.image import canvas
+
 Run = Callable[..., Any]
 ROOT = Path(__file__).parents[2]
 
@@ -132,6 +134,30 @@ def test_refusals(draw: Run, tmp_path: Path, args: list[str], code: int, message
     assert len(lines) == 1
     assert message in lines[0]
     assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("form", ["webp", "jpg"])
+def test_a_sheet_too_large_for_its_format_is_refused_before_drawing(
+    draw: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    monkeypatch.setattr("genkit.pipeline.ImagePipeline.draw", lambda *_: iter(lambda: 1 // 0, None))
+    monkeypatch.setitem(canvas.MAX_SIDE, form, 69)
+    done = draw("--n", "4", "--seed", "1", "--out", f"a.{form}")
+    assert (done.code, done.out) == (2, b"")
+    assert f"{form} holds at most 69 pixels a side, not 70" in done.err
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_out_of_memory_is_a_matter_of_resources(draw: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: Any) -> Any:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("genkit.image.engines.torch.draw", exhausted)
+    done = draw("--n", "4", "--seed", "1", "--out", "a.png")
+    assert (done.code, done.err) == (5, "error: out of memory (lower --n, or use --device cpu)\n")
+    monkeypatch.setattr("genkit.image.models.store.load_generator", exhausted)
+    done = draw("--n", "4", "--seed", "1", "--out", "a.png")
+    assert (done.code, done.err) == (5, "error: out of memory (use --device cpu, or a smaller model)\n")
 
 
 def test_full_disk_on_stdout(draw: Run, run_genkit: Run, tiny_image: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from genkit.cli.terminal import printable
 from genkit.cli.text import in_order
@@ -55,7 +56,7 @@ def test_model_settings_count_unless_the_user_says_otherwise(write: Run) -> None
     ("settings", "code", "message"),
     [
         ({"top_k": None, "temperature": 1, "max_new_tokens": 5}, 0, ""),
-        ({"top_k": "many"}, 3, "top_k is 'many', not a int"),
+        ({"top_k": "many"}, 3, "model/generation_config.json: --top-k 'many' has the wrong type"),
         ({"top_p": 7.0}, 3, "--top-p 7.0 is out of range"),
         ({"temperature": float("nan")}, 3, "--temperature nan is out of range"),
     ],
@@ -150,6 +151,22 @@ def test_output_file(write: Run, tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
+def test_output_dash_is_standard_output(write: Run, tmp_path: Path) -> None:
+    assert write("The", "--output", "-").out == write("The").out
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_out_of_memory_is_a_matter_of_resources(write: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr("genkit.text.engines.torch.TorchTextEngine.generate", exhausted)
+    done = write("The")
+    assert (done.code, done.err) == (
+        5, "error: out of memory (lower -n or --max-new-tokens, or use --device cpu)\n",
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("args", "input", "code", "message"),
     [
@@ -163,6 +180,7 @@ def test_output_file(write: Run, tmp_path: Path) -> None:
         (["a", "--top-p", "0"], b"", 2, "--top-p 0.0 is out of range (use 0 < x <= 1)"),
         (["a", "--temperature", "nan"], b"", 2, "--temperature nan is out of range"),
         (["a", "--stop", ""], b"", 2, "--stop '' would end every text at once"),
+        (["a", "--min-new-tokens", "13"], b"", 2, "--min-new-tokens 13 is more than --max-new-tokens 12"),
         (["a", "--min-new-tokens", "9", "--max-new-tokens", "5"], b"", 2, "--min-new-tokens 9 is more than"),
         (["a", "--json", "--format", "text"], b"", 2, "--json and --format text contradict each other"),
         (["a", "--stream", "--format", "jsonl"], b"", 2, "--stream does not go with --format jsonl"),

@@ -137,6 +137,30 @@ def test_refusals(genkit: Run, data: Path, args: list[str], code: int, message: 
     assert names(data) == before
 
 
+def test_several_processes_are_refused(genkit: Run, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = names(data)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for command in (GAN, TEXT):
+        done = genkit(*command, "--steps", "1", "--out", "run")
+        assert done.code == 2
+        assert "training on several processes is not supported yet (run it without torchrun)" in done.err
+    assert names(data) == before
+
+
+def test_resuming_what_cannot_be_resumed(genkit: Run, data: Path) -> None:
+    (data / "run").mkdir()
+    record = data / "run/genkit.json"
+    for contents in ({}, {"kind": "text"}, {"kind": "text", "config": "none"}):
+        record.write_text(json.dumps(contents))
+        done = genkit("train-text", "--resume", "--out", "run")
+        assert (done.code, done.out) == (3, b"")
+        assert "run/genkit.json has no settings to resume with" in done.err
+    for kind, wrong, right in (("text", "train-gan", "train-text"), ("image", "train-text", "train-gan")):
+        record.write_text(json.dumps({"kind": kind, "config": {"preset": "tiny"}}))
+        done = genkit(wrong, "--resume", "--out", "run")
+        assert (done.code, done.err) == (3, f"error: run is a run of {right} (use genkit {right} --resume --out run)\n")
+
+
 def wait_for_checkpoint(process: subprocess.Popen[str], run: Path) -> None:
     """Until the loop has written a line of metrics, which is after its first save."""
     while process.poll() is None:

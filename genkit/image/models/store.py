@@ -11,9 +11,9 @@ from genkit.errors import InputError
 from genkit.files import read_json
 from genkit.image.config import DCGANConfig
 from genkit.image.models.dcgan import Discriminator, Generator
+from genkit.library import CONFIG as CONFIG
+from genkit.library import WEIGHTS as WEIGHTS
 from genkit.training.weights import copy_weights, load_tensors
-
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 def load_generator(folder: Path) -> Generator:
