@@ -12,6 +12,8 @@ from PIL import Image, ImageOps
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 TRANSPARENT = ("LA", "PA", "RGBA", "La", "RGBa")
 MAX_PIXELS = 89_478_485  # a quarter of a gigabyte of RGB, where Pillow begins to warn
+BAND = 1 << 20  # pixels that are converted at a time
+_ORIENTATION = 0x0112  # EXIF
 
 
 def decode(file: BinaryIO, size: int, channels: int, fit: str) -> NDArray[np.uint8]:
@@ -36,10 +38,29 @@ def decode(file: BinaryIO, size: int, channels: int, fit: str) -> NDArray[np.uin
             raise ValueError(f"{width}x{height} pixels are more than {MAX_PIXELS:,}")
         if fit != "stretch":
             image.draft(None, (2 * size, 2 * size))  # large JPEGs: decode at a fraction, still finer than needed
-        upright = ImageOps.exif_transpose(image)
-        square = to_square(to_8_bit(upright), size, fit)
-        pixels = np.asarray(square.convert("L" if channels == 1 else "RGB"))
+        image.load()
+        factor = max(1, min(image.size) // (2 * size))
+        square = to_square(shrunk(image, factor), factor, *image.size, size, fit)
+        square.getexif()[_ORIENTATION] = image.getexif().get(_ORIENTATION, 1)
+        upright = ImageOps.exif_transpose(square)
+        pixels = np.asarray(upright.convert("L" if channels == 1 else "RGB"))
     return pixels.reshape(size, size, channels)
+
+
+def shrunk(image: Image.Image, factor: int) -> Image.Image:
+    """L or RGB with `factor` x `factor` pixels averaged into one, fewer at the right and lower edges.
+
+    It goes band by band, because whole copies of a large image would take a
+    multiple of its memory.
+    """
+    width, height = image.size
+    rows = max(1, BAND // (width * factor)) * factor
+    tops = range(0, height, rows)
+    bands = [to_8_bit(image.crop((0, top, width, min(top + rows, height)))).reduce(factor) for top in tops]
+    whole = Image.new(bands[0].mode, (bands[0].width, sum(band.height for band in bands)))
+    for top, band in zip(tops, bands, strict=True):
+        whole.paste(band, (0, top // factor))
+    return whole
 
 
 def to_8_bit(image: Image.Image) -> Image.Image:
@@ -64,17 +85,21 @@ def scale_to_8_bit(values: NDArray[np.generic]) -> NDArray[np.uint8]:
     return np.rint(values.astype(np.float64) * (255 / top)).astype(np.uint8)
 
 
-def to_square(image: Image.Image, size: int, fit: str) -> Image.Image:
-    """Resize with an antialiasing (Lanczos) filter to size x size."""
-    width, height = image.size
-    if fit == "stretch":
-        return image.resize((size, size), Image.Resampling.LANCZOS)
+def to_square(image: Image.Image, factor: int, width: int, height: int, size: int, fit: str) -> Image.Image:
+    """What was width x height before it was `shrunk` by `factor`, resized with a Lanczos filter to size x size."""
+    left, top, right, bottom = 0, 0, width, height
+    if fit == "crop":
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        right, bottom = left + side, top + side
+    inner = (size, size)
     if fit == "pad":
         scale = size / max(width, height)
         inner = (max(1, round(width * scale)), max(1, round(height * scale)))
-        square = Image.new(image.mode, (size, size), "white")
-        square.paste(image.resize(inner, Image.Resampling.LANCZOS), ((size - inner[0]) // 2, (size - inner[1]) // 2))
-        return square
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    return image.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
+    box = (left / factor, top / factor, right / factor, bottom / factor)
+    resized = image.resize(inner, Image.Resampling.LANCZOS, box=box)
+    if fit != "pad":
+        return resized
+    square = Image.new(image.mode, (size, size), "white")
+    square.paste(resized, ((size - inner[0]) // 2, (size - inner[1]) // 2))
+    return square

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from genkit.image.decode import MAX_PIXELS, decode, scale_to_8_bit
+from genkit.image.decode import BAND, MAX_PIXELS, decode, scale_to_8_bit, to_8_bit
 
 # four flat quadrants, unlike under any rotation or reflection
 QUADRANTS = np.zeros((16, 16, 3), np.uint8)
@@ -162,6 +162,42 @@ def test_large_jpegs_are_decoded_at_a_fraction() -> None:
     ramp = np.tile(np.linspace(0, 255, 1024).astype(np.uint8), (1024, 1))
     pixels = read(encoded(Image.fromarray(ramp), "JPEG", quality=95), 32, channels=1)
     assert np.abs(pixels[:, :, 0].astype(int) - np.linspace(3.5, 251.5, 32).round()).max() <= 3
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "I;16"])
+def test_bands_and_fractions_change_nothing_that_shows(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A smooth picture of odd sides, upright and turned, against one plain resize of the whole."""
+    red, green = np.meshgrid(np.linspace(0, 1, 457), np.linspace(0, 1, 391))
+    levels = np.rint(np.stack([red, green, red * green], -1) * 255).astype(np.uint8)
+    image = Image.fromarray(levels)
+    if mode == "RGBA":
+        image.putalpha(255)
+    elif mode == "I;16":
+        image = Image.fromarray(np.rint(red * 65535).astype(np.uint16))
+        levels = np.rint(red * 255).astype(np.uint8)
+    left = (457 - 391) // 2
+    wanted = Image.fromarray(levels).resize((16, 16), Image.Resampling.LANCZOS, box=(left, 0, left + 391, 391))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # stored upside down
+    monkeypatch.setattr("genkit.image.decode.BAND", 10_000)
+    for file in (encoded(image), encoded(image.transpose(Image.Transpose.ROTATE_180), exif=exif)):
+        difference = read(file, channels=3).astype(int) - np.asarray(wanted.convert("RGB"))
+        assert np.abs(difference).max() <= 1
+
+
+def test_a_large_picture_is_copied_by_the_band(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each whole copy of 9,400 x 9,400 pixels with alpha would take a third of a gigabyte."""
+    handled: list[int] = []
+
+    def measured(image: Image.Image) -> Image.Image:
+        handled.append(image.width * image.height)
+        return to_8_bit(image)
+
+    monkeypatch.setattr("genkit.image.decode.to_8_bit", measured)
+    picture = Image.new("RGBA", (3000, 2600), (9, 80, 200, 255))
+    assert (read(encoded(picture, compress_level=1)) == (9, 80, 200)).all()
+    assert max(handled) <= BAND
+    assert sum(handled) <= 3000 * 2600
 
 
 def test_grey_channel() -> None:
