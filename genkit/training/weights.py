@@ -12,7 +12,6 @@ import itertools
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import IO, Any
 
 import torch
@@ -98,15 +97,6 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], str]:
             digest.update(_bytes(raw))
             tensors[name] = raw.view(_TORCH[entry["dtype"]]).reshape(entry["shape"])
     return tensors, digest.hexdigest()
-
-
-def load_weights(module: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Load a safetensors file into a module whose names and shapes it must match.
-
-    Raises:
-        InputError: as `files.check_safetensors`, or names or shapes differ.
-    """
-    copy_weights(module, load_tensors(path), Path(path).name)
 
 
 @torch.no_grad()
