@@ -6,33 +6,34 @@ import copy
 import math
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from genkit.errors import TrainingStopped
 from genkit.files import write_bytes
 from genkit.image.canvas import encode, grid
-from genkit.image.config import DCGANConfig, GANTrainConfig
-from genkit.image.data import ImageReport, prepare
+from genkit.image.config import GANTrainConfig
+from genkit.image.data import ImageReport, ImageStore, prepare
 from genkit.image.engines.torch import draw
-from genkit.image.losses import LOSSES, r1_penalty
-from genkit.image.models.dcgan import Discriminator, Generator, reestimate_batch_norm
+from genkit.image.game import Game
+from genkit.image.models.dcgan import Generator, reestimate_batch_norm
 from genkit.image.models.store import CONFIG, WEIGHTS, model_line, parameter_count
 from genkit.image.noise import STATISTICS, batch_latents, seeded_latents
 from genkit.runtime.manager import Runtime, memory_guard
-from genkit.training.log import JsonlLogger, Loggers, MetricLogger, TensorBoardLogger, TrainReport
-from genkit.training.meter import Meter
-from genkit.training.optim import ema_decay, set_lr, step_optimizers, update_ema
-from genkit.training.record import RECORD, check_unchanged, read_record, run_record
+from genkit.training.log import MetricLogger, TrainReport
+from genkit.training.loop import open_logs, reading, restore
+from genkit.training.meter import Cadence, Meter
+from genkit.training.optim import ema_decay, set_lr, update_ema
+from genkit.training.record import RECORD, check_resumable, run_record
 from genkit.training.rundir import RunDir
-from genkit.training.schedule import Budget, due, lr_scale
+from genkit.training.schedule import Budget, lr_scale
 from genkit.training.state import TrainState
 from genkit.training.stop import StopSignal
 
@@ -86,45 +87,26 @@ def train_gan(
     with ExitStack() as stack:
         stack.enter_context(memory_guard(_OUT_OF_MEMORY))
         run = stack.enter_context(RunDir.resume(out) if resume else RunDir.create(out, force=force))
-        if resume:
-            check_unchanged(read_record(out)["config"], config.to_dict(), MAY_CHANGE)
+        expected = check_resumable(out, config, MAY_CHANGE, runtime.placement.precision) if resume else None
 
         # --- data and networks ------------------------------------------------------------
-        store = prepare(config, run.data, resume=resume, on_progress=_reading(logger))
+        store = prepare(config, run.data, on_progress=reading(logger, _files), expected=expected)
         warnings += store.report.warnings(config.batch_size)
         torch.manual_seed(config.seed)
-        generator, discriminator = networks(config, runtime)
-        average = copy.deepcopy(generator).requires_grad_(False)
-        for line in (store.report.line(), model_line(generator, discriminator), *warnings):
+        game = Game(config, runtime)
+        average = copy.deepcopy(game.generator).requires_grad_(False)
+        for line in (store.report.line(), model_line(game.generator, game.discriminator), *warnings):
             logger.message(line)
-
-        # --- optimizers and state ---------------------------------------------------------
-        adam_g = adam(generator, config.lr, config)
-        adam_d = adam(discriminator, config.d_lr or config.lr, config)
         state = TrainState(
-            modules={"generator": generator, "discriminator": discriminator, "average": average},
-            optimizers={"adam_generator": adam_g, "adam_discriminator": adam_d},
-            generators={},
+            modules={"generator": game.generator, "discriminator": game.discriminator, "average": average},
+            optimizers=game.optimizers,
             scaler=runtime.scaler,
         )
         if resume:
-            checkpoint = run.load_checkpoint()
-            state.restore(checkpoint)
-            for name, reason in checkpoint.skipped:
-                logger.message(f"checkpoint {name} skipped: {reason}")
-            logger.message(f"resuming at step {state.step}, {state.seen:,} images")
-        loss = LOSSES[config.loss]
-        generate = runtime.compile(generator, config.compile)
-        judge = runtime.compile(discriminator, config.compile)
-        meter = Meter(budget, "images", started, before=state.elapsed)
-        metrics = JsonlLogger(run.metrics_path, after_step=state.step if resume else None)
-        stack.callback(metrics.close)
-        log = Loggers(metrics)
-        if config.tensorboard:
-            tensorboard = TensorBoardLogger(out / "tensorboard")
-            stack.callback(tensorboard.close)
-            log = Loggers(metrics, tensorboard)
-        shown: dict[str, float] = dict(state.extra.get("losses", {}))
+            restore(run, state, logger, "images")
+        meter = Meter(budget, "images", started, before=state.elapsed, pauses=state.extra.get("pauses"))
+        kept = open_logs(stack, run, after_step=state.step if resume else None, tensorboard=config.tensorboard)
+        shown: dict[str, float] = dict(state.extra.get("metrics", {}))
 
         ready: dict[int, Generator] = {}  # by step: a sheet and a save share the statistics
 
@@ -136,11 +118,11 @@ def train_gan(
 
         def save() -> None:
             with meter.measured("save"):
-                state.elapsed, state.extra["losses"] = meter.elapsed, dict(shown)
+                state.elapsed, state.extra["metrics"], state.extra["pauses"] = meter.elapsed, dict(shown), meter.pauses
                 run.save_checkpoint(state)
                 publish(run, finished(), store.report, config, runtime, state)
 
-        def sample() -> None:
+        def draw_sheet() -> None:
             with meter.measured("sample"):
                 sheet = grid(draw(finished(), _fixed_latents(config), runtime))
                 write_bytes(run.samples / f"step-{state.step:06d}.png", encode(sheet, "png"))
@@ -149,51 +131,31 @@ def train_gan(
             save()  # a full disk shows now, and a kill at any time leaves something to resume
         stop = stack.enter_context(StopSignal())
         fraction = meter.fraction(state.step, state.seen)
+        sample_cadence = Cadence(meter, config.sample_interval, fraction)
+        save_cadence = Cadence(meter, config.save_interval, fraction)
 
         # --- the loop ---------------------------------------------------------------------
-        while fraction < 1:
+        while fraction < 1 or state.step == 0:
             scale = lr_scale(config.schedule, fraction, warmup=0.0, cooldown=config.cooldown)
             set_lr(state.optimizers, scale)
-            real = to_images(
-                store.batch(batch_size=config.batch_size, seed=config.seed, step=state.step, flip=config.flip), runtime
-            )  # (N, C, H, W)
-            z = torch.from_numpy(batch_latents(config.seed, state.step, config.batch_size, config.nz))  # (N, nz)
-
-            # the discriminator learns to tell real images from fake ones
-            discriminator.requires_grad_(True)
-            with runtime.autocast():
-                fake = generate(z.to(runtime.device))
-                real_logits, fake_logits = judge(real), judge(fake.detach())
-            d_loss = loss.discriminator(real_logits.float(), fake_logits.float())
-            penalty = torch.zeros((), device=runtime.device)
-            if config.regularizer == "r1" and state.step % config.reg_interval == 0:
-                penalty = config.gamma * config.reg_interval * r1_penalty(discriminator, real)
-            update(adam_d, discriminator, d_loss + penalty, runtime)
-
-            # the generator learns to have the same fakes taken for real
-            discriminator.requires_grad_(False)
-            with runtime.autocast():
-                judged = judge(fake)
-            g_loss = loss.generator(real_logits.detach().float(), judged.float())
-            update(adam_g, generator, g_loss, runtime)
-
-            before, state.step, state.seen = fraction, state.step + 1, state.seen + config.batch_size
-            update_ema(average, generator, ema_decay(config.ema_images, config.batch_size, state.seen))
-            fraction = meter.fraction(state.step, state.seen)
-            numbers = torch.stack([d_loss, g_loss, penalty]).tolist()
-            losses = dict(zip(("d_loss", "g_loss", "penalty"), numbers, strict=True))
+            real, z = training_batch(config, store, state.step, runtime)  # (N, C, H, W), (N, nz)
+            losses = game.step(real, z, state.step)
             if not all(math.isfinite(value) for value in losses.values()):
                 raise TrainingStopped(
-                    f"{', '.join(f'{k} {v:.3g}' for k, v in losses.items())} at step {state.step}; "
+                    f"{', '.join(f'{k} {v:.3g}' for k, v in losses.items())} at step {state.step + 1}; "
                     f"the last checkpoint in {out} is kept",
                     f"lower --lr (now {config.lr:g}) and use --force, or add --d-norm spectral",
                 )
+
+            state.step, state.seen = state.step + 1, state.seen + config.batch_size
+            update_ema(average, game.generator, ema_decay(config.ema_images, config.batch_size, state.seen))
+            fraction = meter.fraction(state.step, state.seen)
             for name, value in losses.items():
                 shown[name] = _SMOOTHING * shown.get(name, value) + (1 - _SMOOTHING) * value
             progress = meter.progress(state.step, state.seen, fraction, shown)
             logger.progress(progress)
             if state.step % _LOG_INTERVAL == 0:
-                log.metrics(
+                kept.metrics(
                     state.step,
                     losses
                     | {"lr_scale": scale, "images": state.seen, "images_per_second": progress.rate}
@@ -204,19 +166,18 @@ def train_gan(
                     logger.message(_BEATEN_WARNING)
 
             # once in a while: draw, save
-            if fraction < 1 and stop.received is None:
-                times = budget.intervals() if meter.rested() else 0
-                if due(state.step, config.sample_interval, before, fraction, times):
-                    sample()
-                if due(state.step, config.save_interval, before, fraction, times):
-                    save()
             if stop.received is not None:
                 save()
-                raise stop.error(f"at step {state.step} in {out}", f"genkit train-gan --resume --out {out}")
+                resume_with = f"genkit train-gan --resume --out {quote(str(out))}"
+                raise stop.error(f"at step {state.step} in {out}", resume_with)
+            if fraction < 1:
+                if sample_cadence.due(state.step, fraction):
+                    draw_sheet()
+                if save_cadence.due(state.step, fraction):
+                    save()
 
         # --- the end ----------------------------------------------------------------------
-        state.extra["metrics"] = dict(shown)
-        sample()
+        draw_sheet()
         save()
         return TrainReport(out, state.step, state.seen, "images", meter.elapsed, dict(shown), tuple(warnings))
 
@@ -231,77 +192,35 @@ def plan(config: GANTrainConfig, runtime: Runtime) -> dict[str, Any]:
     budget = Budget.of(budget=config.budget, steps=config.steps, units=config.images, unit="images")
     with tempfile.TemporaryDirectory(prefix="genkit-") as folder, memory_guard(_OUT_OF_MEMORY):
         store = prepare(config, Path(folder))
-        generator, discriminator = networks(config, runtime)
-        loss = LOSSES[config.loss]
+        game = Game(config, runtime)
         seconds = []
-        for step in range(4):
+        for step in range(4):  # the first one warms up
             before = time.monotonic()
-            real = to_images(store.batch(batch_size=config.batch_size, seed=0, step=step, flip=False), runtime)
-            z = torch.from_numpy(batch_latents(0, step, config.batch_size, config.nz)).to(runtime.device)
-            with runtime.autocast():
-                fake = generator(z)
-                d_loss = loss.discriminator(discriminator(real).float(), discriminator(fake.detach()).float())
-            d_loss.backward()  # type: ignore[no-untyped-call]
-            discriminator.requires_grad_(False)
-            with runtime.autocast():
-                logits = discriminator(fake).float()
-            loss.generator(logits, logits).backward()  # type: ignore[no-untyped-call]
-            discriminator.requires_grad_(True)
-            runtime.synchronize()
+            game.step(*training_batch(config, store, step, runtime), step)
             seconds.append(time.monotonic() - before)
     a_step = sum(seconds[1:]) / 3
-    steps = (
-        config.steps
-        or (config.images and math.ceil(config.images / config.batch_size))
-        or max(1, int((budget.seconds or 0.0) / a_step))
-    )
+    steps = budget.steps_to_take(config.batch_size, a_step)
     return {
         "data": store.report.line(),
-        "model": model_line(generator, discriminator),
-        "parameters": parameter_count(generator),
+        "model": model_line(game.generator, game.discriminator),
+        "parameters": parameter_count(game.generator),
         "training_images": store.report.count,
         "unreadable_images": len(store.report.bad),
         "images_per_step": config.batch_size,
         "images_per_second": round(config.batch_size / a_step, 1),
         "steps": steps,
         "epochs": round(steps * config.batch_size / store.report.count, 2),
-        "eta_seconds": round(budget.seconds if budget.seconds else steps * a_step),
+        "eta_seconds": round(budget.seconds or steps * a_step),
         "warnings": store.report.warnings(config.batch_size),
         "config": config.to_dict(),
     }
 
 
-def networks(config: GANTrainConfig, runtime: Runtime) -> tuple[Generator, Discriminator]:
-    """The pair that the settings ask for, freshly initialised, on the device, channels last in memory."""
-    shape = DCGANConfig(
-        arch=config.arch,
-        size=config.size,
-        channels=config.channels,
-        nz=config.nz,
-        ngf=config.ngf,
-        ndf=config.ndf,
-        d_norm=config.d_norm,
-    )
-    nets = Generator(shape), Discriminator(shape)
-    for net in nets:
-        net.to(runtime.device)
-        net.to(memory_format=torch.channels_last)
-    return nets
-
-
-def adam(model: nn.Module, lr: float, config: GANTrainConfig) -> torch.optim.Adam:
-    """Adam that remembers its `peak_lr` for `set_lr`."""
-    fused = next(model.parameters()).device.type in ("cpu", "cuda")
-    optimizer = torch.optim.Adam(model.parameters(), lr, (config.beta1, config.beta2), fused=fused)
-    for group in optimizer.param_groups:
-        group["peak_lr"] = lr
-    return optimizer
-
-
-def update(optimizer: torch.optim.Adam, model: nn.Module, loss: Tensor, runtime: Runtime) -> None:
-    """One step down `loss`."""
-    (runtime.scaler.scale(loss) if runtime.scaler else loss).backward()  # type: ignore[no-untyped-call]
-    step_optimizers({"adam": optimizer}, model.parameters(), scaler=runtime.scaler, clip=0.0)
+def training_batch(config: GANTrainConfig, store: ImageStore, step: int, runtime: Runtime) -> tuple[Tensor, Tensor]:
+    """Real images (N, C, H, W) in [-1, 1] and latents (N, nz) of a step."""
+    pixels = store.batch(batch_size=config.batch_size, seed=config.seed, step=step, flip=config.flip)
+    z = torch.from_numpy(batch_latents(config.seed, step, config.batch_size, config.nz))
+    return to_images(pixels, runtime), z.to(runtime.device)
 
 
 def to_images(pixels: NDArray[np.uint8], runtime: Runtime) -> Tensor:
@@ -349,14 +268,5 @@ def _fixed_latents(config: GANTrainConfig) -> NDArray[np.float32]:
     return seeded_latents(list(range(_GRID)), config.nz)
 
 
-def _reading(logger: MetricLogger) -> Callable[[int, int], None]:
-    """Report decoding, once in ten seconds."""
-    said = time.monotonic()
-
-    def on_progress(done: int, total: int) -> None:
-        nonlocal said
-        if time.monotonic() - said > 10:
-            said = time.monotonic()
-            logger.message(f"reading images: {done:,} of {total:,}")
-
-    return on_progress
+def _files(done: int, total: int) -> str:
+    return f"reading images: {done:,} of {total:,}"

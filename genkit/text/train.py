@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.optim import Optimizer
 
 from genkit import library
-from genkit.errors import TrainingStopped
+from genkit.config import flag_name
+from genkit.errors import InputError, TrainingStopped, UsageError
 from genkit.files import write_bytes
 from genkit.runtime.manager import Runtime, memory_guard
 from genkit.text.config import GenerationConfig, GPTConfig, TextTrainConfig
@@ -22,15 +27,16 @@ from genkit.text.engines import TokenRequest
 from genkit.text.engines.torch import TorchTextEngine
 from genkit.text.evaluate import evaluate
 from genkit.text.models.gpt import GPT
-from genkit.text.models.store import CONFIG, GENERATION, WEIGHTS, load_model, model_files
+from genkit.text.models.store import CONFIG, GENERATION, WEIGHTS, check_vocabulary, load_model, model_files
 from genkit.text.shape import model_shape, shape_line
 from genkit.text.tokenizer import Tokenizer
-from genkit.training.log import JsonlLogger, Loggers, MetricLogger, TensorBoardLogger, TrainReport
-from genkit.training.meter import Meter
-from genkit.training.optim import set_lr, step_optimizers, text_optimizers
-from genkit.training.record import RECORD, check_unchanged, read_record, run_record
+from genkit.training.log import Loggers, MetricLogger, TrainReport
+from genkit.training.loop import open_logs, reading, restore
+from genkit.training.meter import Cadence, Meter
+from genkit.training.optim import clip_gradients, set_lr, step_optimizers, text_optimizers
+from genkit.training.record import RECORD, check_resumable, run_record
 from genkit.training.rundir import RunDir
-from genkit.training.schedule import Budget, due, lr_scale
+from genkit.training.schedule import Budget, lr_scale
 from genkit.training.state import TrainState
 from genkit.training.stop import StopSignal
 
@@ -38,6 +44,10 @@ from genkit.training.stop import StopSignal
 MAY_CHANGE = frozenset(
     {"budget", "steps", "tokens", "out", "compile", "tensorboard", "data_license", "eval_tokens"}
     | {"eval_interval", "sample_interval", "save_interval", "sample_prompt"}
+)
+# what --init-from decides
+_BROUGHT_ALONG = frozenset(
+    {"arch", "preset", "n_layer", "n_embd", "n_head", "n_kv_head", "tie_embeddings", "tokenizer", "vocab_size"}
 )
 _OUT_OF_MEMORY = "use a smaller --batch-size, a larger --accumulate or a smaller --preset"
 _SAMPLES, _SAMPLE_TOKENS = 2, 100
@@ -76,58 +86,37 @@ def train_text(
     with ExitStack() as stack:
         stack.enter_context(memory_guard(_OUT_OF_MEMORY))
         run = stack.enter_context(RunDir.resume(out) if resume else RunDir.create(out, force=force))
-        if resume:
-            check_unchanged(read_record(out)["config"], config.to_dict(), MAY_CHANGE)
+        expected = check_resumable(out, config, MAY_CHANGE, runtime.placement.precision) if resume else None
 
         # --- data and model ---------------------------------------------------------------
-        base, tokenizer = starting_point(config)
-        corpus = prepare(config, run.data, tokenizer, _reading(logger))
+        base, tokenizer = starting_point(config, resumed=out if resume else None)
+        corpus = prepare(config, run.data, tokenizer, reading(logger, _megabytes), expected=expected)
         torch.manual_seed(config.seed)
         model = base or GPT(corpus_shape(config, corpus, runtime), config.dropout)
         model.to(runtime.device).train()
-        block_size = min(config.block_size or model.config.block_size, model.config.block_size)
-        # a text too short for one block is refused before anything is saved
-        batch(corpus.train, block_size=block_size, batch_size=1, seed=config.seed, step=0)
+        check_fit(config, model, corpus)
         logger.message(corpus_line(corpus))
         logger.message(shape_line(model.config, model.num_parameters()))
 
         # --- optimizers and state ---------------------------------------------------------
-        optimizers = text_optimizers(
-            model,
-            optimizer=config.optimizer,
-            lr=config.lr,
-            muon_lr=config.muon_lr,
-            weight_decay=config.weight_decay,
-            betas=(config.beta1, config.beta2),
-            # fp16 has too little range for the iteration
-            dtype=torch.float32 if runtime.dtype is torch.float32 else torch.bfloat16,
-        )
-        state = TrainState(modules={"model": model}, optimizers=dict(optimizers), generators={}, scaler=runtime.scaler)
+        optimizers = optimizers_of(model, config, runtime)
+        state = TrainState(modules={"model": model}, optimizers=dict(optimizers), scaler=runtime.scaler)
         if resume:
-            checkpoint = run.load_checkpoint()
-            state.restore(checkpoint)
-            for name, reason in checkpoint.skipped:
-                logger.message(f"checkpoint {name} skipped: {reason}")
-            logger.message(f"resuming at step {state.step}, {state.seen:,} tokens")
+            restore(run, state, logger, "tokens")
         compute_loss = runtime.compile(model.loss, config.compile)
-        meter = Meter(budget, "tokens", started, before=state.elapsed)
-        metrics = JsonlLogger(run.metrics_path, after_step=state.step if resume else None)
-        stack.callback(metrics.close)
-        log = Loggers(metrics, logger)
-        if config.tensorboard:
-            tensorboard = TensorBoardLogger(out / "tensorboard")
-            stack.callback(tensorboard.close)
-            log = Loggers(metrics, tensorboard, logger)
+        meter = Meter(budget, "tokens", started, before=state.elapsed, pauses=state.extra.get("pauses"))
+        kept = open_logs(stack, run, after_step=state.step if resume else None, tensorboard=config.tensorboard)
+        shown: dict[str, float] = dict(state.extra.get("metrics", {}))
 
         def save() -> None:
             with meter.measured("save"):
-                state.elapsed = meter.elapsed
+                state.elapsed, state.extra["metrics"], state.extra["pauses"] = meter.elapsed, dict(shown), meter.pauses
                 run.save_checkpoint(state)
                 publish(run, model, corpus, config, runtime, state)
 
-        def measure() -> dict[str, float]:
+        def measure() -> None:
             if corpus.val is None:
-                return {}
+                return
             with meter.measured("eval"):
                 found = evaluate(
                     model,
@@ -135,10 +124,10 @@ def train_text(
                     runtime,
                     bytes_per_token=corpus.bytes_val / corpus.tokens_val,
                     max_tokens=config.eval_tokens,
-                    batch_size=max(1, config.batch_size // config.accumulate),
+                    batch_size=config.batch_size // config.accumulate,
                 )
-            log.metrics(state.step, found)
-            return found
+            shown.update(found)
+            Loggers(kept, logger).metrics(state.step, found)
 
         def draw() -> None:
             with meter.measured("sample"):
@@ -148,62 +137,56 @@ def train_text(
             save()  # a full disk shows now, and a kill at any time leaves something to resume
         stop = stack.enter_context(StopSignal())
         fraction = meter.fraction(state.step, state.seen)
-        shown: dict[str, float] = {}
+        eval_cadence = Cadence(meter, config.eval_interval, fraction)
+        sample_cadence = Cadence(meter, config.sample_interval, fraction)
+        save_cadence = Cadence(meter, config.save_interval, fraction)
 
         # --- the loop ---------------------------------------------------------------------
-        while fraction < 1:
-            # one optimiser step over `accumulate` micro-batches
+        while fraction < 1 or state.step == 0:
             scale = lr_scale(
                 config.schedule, fraction, warmup=config.warmup, cooldown=config.cooldown, floor=config.min_lr
             )
             set_lr(optimizers, scale)
-            x, y = batch(
-                corpus.train, block_size=block_size, batch_size=config.batch_size, seed=config.seed, step=state.step
-            )  # (B, T) each
-            loss = torch.zeros((), device=runtime.device)
-            for xs, ys in zip(x.chunk(config.accumulate), y.chunk(config.accumulate), strict=True):
-                with runtime.autocast():
-                    part = compute_loss(xs.to(runtime.device), ys.to(runtime.device)) / config.accumulate
-                (runtime.scaler.scale(part) if runtime.scaler else part).backward()  # type: ignore[no-untyped-call]
-                loss += part.detach()
-            step_optimizers(optimizers, model.parameters(), scaler=runtime.scaler, clip=config.grad_clip)
-
-            before, state.step, state.seen = fraction, state.step + 1, state.seen + x.numel()
-            fraction = meter.fraction(state.step, state.seen)
-            if not math.isfinite(shown_loss := loss.item()):
+            x, y = training_batch(config, model, corpus, state.step)  # (B, T) each
+            loss, norm = train_step(model, compute_loss, optimizers, x, y, config, runtime)
+            if not math.isfinite(loss) or (runtime.scaler is None and not math.isfinite(norm)):
                 raise TrainingStopped(
-                    f"the loss is {shown_loss} at step {state.step}; the last checkpoint in {out} is kept",
+                    f"the loss is {loss:.4g} and the gradient {norm:.4g} at step {state.step + 1}; "
+                    f"the last checkpoint in {out} is kept",
                     f"lower --lr (now {config.lr:g}) and use --force, or look at the data",
                 )
-            shown |= {"loss": shown_loss}
+
+            state.step, state.seen = state.step + 1, state.seen + x.numel()
+            fraction = meter.fraction(state.step, state.seen)
+            shown["loss"] = loss
             progress = meter.progress(state.step, state.seen, fraction, shown)
             logger.progress(progress)
             if state.step % _LOG_INTERVAL == 0:
-                metrics.metrics(
+                kept.metrics(
                     state.step,
-                    {"loss": shown_loss, "lr_scale": scale, "tokens": state.seen, "tokens_per_second": progress.rate}
-                    | {"seconds": meter.elapsed},
+                    {"loss": loss, "grad_norm": norm, "lr_scale": scale, "tokens": state.seen}
+                    | {"tokens_per_second": progress.rate, "seconds": meter.elapsed},
                 )
 
             # once in a while: validate, sample, save
-            if fraction < 1 and stop.received is None:
-                times = budget.intervals() if meter.rested() else 0
-                if due(state.step, config.eval_interval, before, fraction, times):
-                    shown |= measure()
-                if due(state.step, config.sample_interval, before, fraction, times):
-                    draw()
-                if due(state.step, config.save_interval, before, fraction, times):
-                    save()
             if stop.received is not None:
                 save()
-                raise stop.error(f"at step {state.step} in {out}", f"genkit train-text --resume --out {out}")
+                raise stop.error(
+                    f"at step {state.step} in {out}", f"genkit train-text --resume --out {quote(str(out))}"
+                )
+            if fraction < 1:
+                if eval_cadence.due(state.step, fraction):
+                    measure()
+                if sample_cadence.due(state.step, fraction):
+                    draw()
+                if save_cadence.due(state.step, fraction):
+                    save()
 
         # --- the end ----------------------------------------------------------------------
-        final = measure()
-        state.extra["metrics"] = {"loss": shown.get("loss", math.nan)} | final
+        measure()
         draw()
         save()
-        return TrainReport(out, state.step, state.seen, "tokens", meter.elapsed, state.extra["metrics"])
+        return TrainReport(out, state.step, state.seen, "tokens", meter.elapsed, dict(shown))
 
 
 def plan(config: TextTrainConfig, runtime: Runtime) -> dict[str, Any]:
@@ -214,50 +197,117 @@ def plan(config: TextTrainConfig, runtime: Runtime) -> dict[str, Any]:
         throughput and what the budget buys.
     """
     budget = Budget.of(budget=config.budget, steps=config.steps, units=config.tokens, unit="tokens")
-    base, tokenizer = starting_point(config)
     with tempfile.TemporaryDirectory(prefix="genkit-") as folder, memory_guard(_OUT_OF_MEMORY):
-        corpus = prepare(config, Path(folder), tokenizer, lambda done, total: None)
+        base, tokenizer = starting_point(config)
+        corpus = prepare(config, Path(folder), tokenizer)
         model = base or GPT(corpus_shape(config, corpus, runtime), config.dropout)
         model.to(runtime.device).train()
-        block_size = min(config.block_size or model.config.block_size, model.config.block_size)
-        rows = config.batch_size // config.accumulate
+        check_fit(config, model, corpus)
+        optimizers = optimizers_of(model, config, runtime)
         seconds = []
-        for step in range(4):
+        for step in range(4):  # the first one warms up
             before = time.monotonic()
-            x, y = batch(corpus.train, block_size=block_size, batch_size=rows, seed=config.seed, step=step)
-            with runtime.autocast():
-                loss = model.loss(x.to(runtime.device), y.to(runtime.device))
-            loss.backward()  # type: ignore[no-untyped-call]
-            runtime.synchronize()
+            x, y = training_batch(config, model, corpus, step)
+            train_step(model, model.loss, optimizers, x, y, config, runtime)
             seconds.append(time.monotonic() - before)
-    a_step = sum(seconds[1:]) / 3 * config.accumulate
-    tokens_a_step = config.batch_size * block_size
-    steps = (
-        config.steps
-        or (config.tokens and math.ceil(config.tokens / tokens_a_step))
-        or max(1, int((budget.seconds or 0.0) / a_step))
-    )
+    a_step = sum(seconds[1:]) / 3
+    steps = budget.steps_to_take(x.numel(), a_step)
     return {
         "data": corpus_line(corpus),
         "model": shape_line(model.config, model.num_parameters()),
         "parameters": model.num_parameters(),
         "training_tokens": len(corpus.train),
         "validation_tokens": corpus.tokens_val,
-        "tokens_per_step": tokens_a_step,
-        "tokens_per_second": round(tokens_a_step / a_step),
+        "tokens_per_step": x.numel(),
+        "tokens_per_second": round(x.numel() / a_step),
         "steps": steps,
-        "epochs": round(steps * tokens_a_step / len(corpus.train), 2),
-        "eta_seconds": round(budget.seconds if budget.seconds else steps * a_step),
+        "epochs": round(steps * x.numel() / len(corpus.train), 2),
+        "eta_seconds": round(budget.seconds or steps * a_step),
         "config": config.to_dict(),
     }
 
 
-def starting_point(config: TextTrainConfig) -> tuple[GPT | None, Tokenizer | None]:
-    """The model and tokenizer of `--init-from`, or neither."""
+def train_step(
+    model: GPT,
+    compute_loss: Callable[[Tensor, Tensor], Tensor],
+    optimizers: Mapping[str, Optimizer],
+    x: Tensor,
+    y: Tensor,
+    config: TextTrainConfig,
+    runtime: Runtime,
+) -> tuple[float, float]:
+    """One optimiser step over `config.accumulate` micro-batches of x, y (B, T).
+
+    Returns:
+        mean loss in nats a token, and the gradient's norm before clipping.
+    """
+    loss = torch.zeros((), device=runtime.device)
+    for xs, ys in zip(x.chunk(config.accumulate), y.chunk(config.accumulate), strict=True):
+        with runtime.autocast():
+            part = compute_loss(xs.to(runtime.device), ys.to(runtime.device)) / config.accumulate
+        (runtime.scaler.scale(part) if runtime.scaler else part).backward()  # type: ignore[no-untyped-call]
+        loss += part.detach()
+    norm = clip_gradients(optimizers, model.parameters(), scaler=runtime.scaler, largest=config.grad_clip)
+    step_optimizers(optimizers, scaler=runtime.scaler)
+    if runtime.scaler is not None:
+        runtime.scaler.update()
+    return loss.item(), norm.item()
+
+
+def training_batch(config: TextTrainConfig, model: GPT, corpus: Corpus, step: int) -> tuple[Tensor, Tensor]:
+    """x, y (B, T) of a step."""
+    block_size = config.block_size or model.config.block_size
+    return batch(corpus.train, block_size=block_size, batch_size=config.batch_size, seed=config.seed, step=step)
+
+
+def optimizers_of(model: GPT, config: TextTrainConfig, runtime: Runtime) -> dict[str, Optimizer]:
+    """The optimizers that the settings ask for."""
+    return text_optimizers(
+        model,
+        optimizer=config.optimizer,
+        lr=config.lr,
+        muon_lr=config.muon_lr,
+        weight_decay=config.weight_decay,
+        betas=(config.beta1, config.beta2),
+        # fp16 has too little range for the iteration
+        dtype=torch.float32 if runtime.dtype is torch.float32 else torch.bfloat16,
+    )
+
+
+def starting_point(config: TextTrainConfig, *, resumed: Path | None = None) -> tuple[GPT | None, Tokenizer | None]:
+    """The model and tokenizer of `--init-from`, or neither; a resumed run has both in its own folder.
+
+    Raises:
+        UsageError: settings of a model or tokenizer that the given one brings along.
+        InputError: no such model.
+    """
     if config.init_from is None:
         return None, None
-    folder = library.find(config.init_from)
-    return load_model(folder, dropout=config.dropout), Tokenizer.load(folder)
+    for field in dataclasses.fields(config):
+        if field.name in _BROUGHT_ALONG and getattr(config, field.name) != field.default:
+            raise UsageError(
+                f"{flag_name(field)} does not go with --init-from",
+                f"{config.init_from} brings its own; leave one of them out",
+            )
+    folder = resumed or library.find(config.init_from)
+    model, tokenizer = load_model(folder, dropout=config.dropout), Tokenizer.load(folder)
+    check_vocabulary(folder, model, tokenizer)
+    return model, tokenizer
+
+
+def check_fit(config: TextTrainConfig, model: GPT, corpus: Corpus) -> None:
+    """Refuse, before anything is saved, what would fail later.
+
+    Raises:
+        UsageError: a block longer than the model's context.
+        InputError: a text shorter than a block, or a sample prompt that fills the context.
+    """
+    context = model.config.block_size
+    if (config.block_size or 0) > context:
+        raise UsageError(f"--block-size {config.block_size} is more than the model's context", f"use {context} or less")
+    batch(corpus.train, block_size=config.block_size or context, batch_size=1, seed=config.seed, step=0)
+    if (length := len(corpus.tokenizer.encode(config.sample_prompt))) >= context:
+        raise InputError(f"--sample-prompt has {length} tokens, the model's context {context}", "shorten it")
 
 
 def corpus_shape(config: TextTrainConfig, corpus: Corpus, runtime: Runtime) -> GPTConfig:
@@ -325,14 +375,5 @@ def publish(
     run.publish(tensors={WEIGHTS: tensors}, json={CONFIG: shape, GENERATION: generation, RECORD: record})
 
 
-def _reading(logger: MetricLogger) -> Callable[[int, int], None]:
-    """Report reading and tokenizing, once in ten seconds."""
-    said = time.monotonic()
-
-    def on_progress(done: int, total: int) -> None:
-        nonlocal said
-        if time.monotonic() - said > 10:
-            said = time.monotonic()
-            logger.message(f"reading data: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB")
-
-    return on_progress
+def _megabytes(done: int, total: int) -> str:
+    return f"reading data: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB"

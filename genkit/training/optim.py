@@ -145,24 +145,27 @@ def update_ema(average: nn.Module, model: nn.Module, decay: float) -> None:
         kept.copy_(current)
 
 
-def step_optimizers(
+def clip_gradients(
     optimizers: Mapping[str, Optimizer],
     parameters: Iterable[Tensor],
     *,
     scaler: torch.amp.GradScaler | None,
-    clip: float,
-) -> None:
-    """Clip the gradient norm (0: do not), step every optimizer, clear the gradients."""
-    for optimizer in optimizers.values():
-        if scaler is not None:
+    largest: float,
+) -> Tensor:
+    """Scale the gradients down to a norm of `largest` (0: only measure); returns the norm before, a scalar."""
+    if scaler is not None:
+        for optimizer in optimizers.values():
             scaler.unscale_(optimizer)
-    if clip > 0:
-        nn.utils.clip_grad_norm_(parameters, clip)
+    if largest > 0:
+        return nn.utils.clip_grad_norm_(parameters, largest)
+    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+
+def step_optimizers(optimizers: Mapping[str, Optimizer], *, scaler: torch.amp.GradScaler | None) -> None:
+    """Step every optimizer and clear its gradients; the caller updates the scaler, once an iteration."""
     for optimizer in optimizers.values():
         if scaler is not None:
             scaler.step(optimizer)
         else:
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    if scaler is not None:
-        scaler.update()

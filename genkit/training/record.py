@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from genkit import __version__
-from genkit.errors import UsageError
+from genkit.config import Config, flag_name, options
+from genkit.errors import InputError, UsageError
 from genkit.files import read_json
 from genkit.runtime.device import Placement
 
@@ -61,18 +62,31 @@ def read_record(folder: Path) -> dict[str, Any]:
     return read_json(folder / RECORD)
 
 
-def check_unchanged(saved: Mapping[str, Any], now: Mapping[str, Any], free: Collection[str]) -> None:
-    """A resumed run keeps its settings, except those in `free`.
+def check_resumable(folder: Path, config: Config, free: Collection[str], precision: str) -> str:
+    """A resumed run keeps its precision and its settings, except those in `free`.
+
+    Returns:
+        the fingerprint of the data that the run began with.
 
     Raises:
         UsageError: names the first setting that differs.
+        InputError: the run's record cannot be read.
     """
-    for name, value in now.items():
-        before = saved.get(name, value)
+    record = read_record(folder)
+    try:
+        saved, began, fingerprint = record["config"], record["hardware"]["precision"], record["data"]["fingerprint"]
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{folder / RECORD} lacks {error}", "was it written by another genkit?") from error
+    if began != precision:
+        raise UsageError(f"this run began in {began}, not {precision}", f"add --precision {began} to resume it")
+    for field, _ in options(type(config)):
+        now = getattr(config, field.name)
+        before = saved.get(field.name, now)
         before = tuple(before) if isinstance(before, list) else before
-        if name not in free and before != value:
-            flag = "--" + name.replace("_", "-")
+        if field.name not in free and before != now:
+            flag = flag_name(field)
             raise UsageError(
-                f"{flag} was {before!r} when this run began, not {value!r}",
+                f"{flag} was {before!r} when this run began, not {now!r}",
                 f"leave {flag} out to resume, or start anew with another --out or --force",
             )
+    return str(fingerprint)

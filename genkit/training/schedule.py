@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from genkit.errors import UsageError
 
 DEFAULT_SECONDS = 600.0
-TIMES_A_RUN = 20
-LONGEST_GAP = 300.0  # seconds between two checkpoints of a run measured in wall time
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Budget:
         named = [flag for flag, value in given.items() if value is not None]
         if len(named) > 1:
             raise UsageError(f"{' and '.join(named)} both say when to stop", "give one of them")
-        return cls(seconds=None if named and budget is None else budget or DEFAULT_SECONDS, steps=steps, units=units)
+        return cls(seconds=budget if named else DEFAULT_SECONDS, steps=steps, units=units)
 
     def fraction(self, step: int, seen: int, elapsed: float) -> float:
         """Share of the run that is done, from 0 to 1."""
@@ -47,18 +45,22 @@ class Budget:
         assert self.seconds is not None
         return min(1.0, elapsed / self.seconds)
 
-    def intervals(self) -> int:
-        """How often in a run to evaluate, sample and save, where no interval is given."""
-        if self.seconds is None:
-            return TIMES_A_RUN
-        return max(TIMES_A_RUN, math.ceil(self.seconds / LONGEST_GAP))
+    def steps_to_take(self, units_a_step: int, seconds_a_step: float) -> int:
+        """About how many steps the whole run has."""
+        if self.steps is not None:
+            return self.steps
+        if self.units is not None:
+            return math.ceil(self.units / units_a_step)
+        assert self.seconds is not None
+        return max(1, int(self.seconds / seconds_a_step))
 
 
 def lr_scale(schedule: str, fraction: float, *, warmup: float, cooldown: float, floor: float = 0.0) -> float:
     """Learning rate at `fraction` of the run, as a share of its peak.
 
     `wsd` is warm-up, stable, linear decay (Hu et al. 2024); `cosine` decays from
-    the end of the warm-up on (Loshchilov and Hutter 2017); `linear` is `wsd`.
+    the end of the warm-up on (Loshchilov and Hutter 2017); `linear`, the GAN's
+    name, is `wsd`.
     """
     if fraction < warmup:
         # never zero: the first step must move
@@ -70,13 +72,3 @@ def lr_scale(schedule: str, fraction: float, *, warmup: float, cooldown: float, 
         return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
     left = (1 - fraction) / cooldown if cooldown > 0 else 1.0
     return floor + (1 - floor) * min(1.0, max(0.0, left))
-
-
-def due(step: int, interval: int | None, before: float, after: float, times: int = TIMES_A_RUN) -> bool:
-    """True every `interval` steps, or `times` times a run when there is no interval.
-
-    `before` and `after` are the fractions done before and after step number `step`.
-    """
-    if interval is not None:
-        return step % interval == 0
-    return math.floor(before * times) < math.floor(after * times)

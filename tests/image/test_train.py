@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+import genkit.image.game as game
 import genkit.image.train as train
 from genkit.errors import InputError, Terminated, TrainingStopped, UsageError
 from genkit.image.canvas import grid
@@ -195,7 +196,7 @@ def test_not_finite_stops_and_keeps_the_last_good_state(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
-    real = train.LOSSES["bce"]
+    real = game.LOSSES["bce"]
     calls = 0
 
     def breaks(real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
@@ -203,7 +204,7 @@ def test_not_finite_stops_and_keeps_the_last_good_state(
         calls += 1
         return real.generator(real_logits, fake_logits) * (math.nan if calls == 8 else 1)
 
-    monkeypatch.setitem(train.LOSSES, "bce", GANLoss(real.discriminator, breaks))
+    monkeypatch.setitem(game.LOSSES, "bce", GANLoss(real.discriminator, breaks))
     with pytest.raises(TrainingStopped, match=r"g_loss nan.* at step 8") as caught:
         run(settings(pictures, out, save_interval=3))
     assert "--lr" in str(caught.value.hint)
@@ -212,8 +213,8 @@ def test_not_finite_stops_and_keeps_the_last_good_state(
 
 
 def test_warns_when_the_discriminator_has_won(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = train.LOSSES["bce"]
-    monkeypatch.setitem(train.LOSSES, "bce", GANLoss(lambda r, f: real.discriminator(r, f) * 1e-4, real.generator))
+    real = game.LOSSES["bce"]
+    monkeypatch.setitem(game.LOSSES, "bce", GANLoss(lambda r, f: real.discriminator(r, f) * 1e-4, real.generator))
     heard = run(settings(pictures, tmp_path / "run")).messages
     assert sum("--d-norm spectral" in message for message in heard) == 1
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -164,7 +165,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "GPT", remember)
-        with pytest.raises(TrainingStopped, match="the loss is nan at step 8") as error:
+        with pytest.raises(TrainingStopped, match=r"the loss is nan .* at step 8") as error:
             run(config, Recorder(7, poison))
     assert error.value.exit_code == 6
     assert [p.name for p in sorted((tmp_path / "run" / "checkpoints").iterdir())] == ["step-000000", "step-000005"]
@@ -174,7 +175,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
 def test_fine_tuning_starts_from_the_given_weights(config: TextTrainConfig, tmp_path: Path) -> None:
     before = run(config.replace(steps=40, eval_interval=40, sample_interval=40, dropout=0.0)).metrics["val_loss"]
     tuned = Recorder()
-    run(config.replace(init_from=config.out, out=str(tmp_path / "tuned"), steps=1, dropout=0.0), tuned)
+    tuning = TextTrainConfig(data=config.data, init_from=config.out, out=str(tmp_path / "tuned"), steps=1, batch_size=4)
+    run(tuning, tuned)
     assert tuned.losses[0] == pytest.approx(before, abs=0.3)
 
 
@@ -201,4 +203,50 @@ def test_the_plan_counts_and_writes_nothing(config: TextTrainConfig, tmp_path: P
     assert found["tokens_per_step"] == 64
     assert found["training_tokens"] + found["validation_tokens"] == pytest.approx(len(LINES), abs=2)
     assert found["tokens_per_second"] > 0
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_can_be_resumed_and_lengthened(config: TextTrainConfig, tmp_path: Path) -> None:
+    run(config.replace(steps=4))
+    before = digests(tmp_path / "run")
+    assert run(config.replace(steps=4), resume=True).steps == 4
+    assert digests(tmp_path / "run") == before
+    assert run(config.replace(steps=6), resume=True).steps == 6
+
+
+def test_a_budget_too_short_for_a_step_still_trains_one(config: TextTrainConfig) -> None:
+    report = run(config.replace(steps=None, budget=0.001))
+    assert report.steps == 1
+    assert math.isfinite(report.metrics["loss"])
+
+
+def test_the_model_of_init_from_brings_its_shape(config: TextTrainConfig, tmp_path: Path) -> None:
+    run(config)
+    plain = TextTrainConfig(data=config.data, init_from=config.out, out=str(tmp_path / "tuned"), steps=2, batch_size=4)
+    with pytest.raises(UsageError, match="--arch does not go with --init-from"):
+        run(plain.replace(arch="gpt2"))
+    with pytest.raises(UsageError, match="--block-size 99 is more than the model's context"):
+        run(plain.replace(block_size=99))
+    run(plain)
+    shutil.rmtree(tmp_path / "run")  # a tuned run is whole in itself
+    assert run(plain.replace(steps=3), resume=True).steps == 3
+
+
+def test_a_run_resumes_in_the_precision_it_began_in(config: TextTrainConfig) -> None:
+    run(config)
+    with pytest.raises(UsageError, match="add --precision fp32"):
+        run(config.replace(steps=14), precision="bf16", resume=True)
+
+
+def test_data_that_is_gone_and_different_is_not_taken_for_the_old(config: TextTrainConfig, tmp_path: Path) -> None:
+    run(config)
+    shutil.rmtree(tmp_path / "run" / "data")
+    (tmp_path / "book.txt").write_text(LINES.replace("cat", "cow"))
+    with pytest.raises(InputError, match=r"book\.txt"):
+        run(config.replace(steps=14), resume=True)
+
+
+def test_a_sample_prompt_that_fills_the_context_is_refused_first(config: TextTrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--sample-prompt has 16 tokens"):
+        run(config.replace(sample_prompt="the cat sat on t"))
     assert not (tmp_path / "run").exists()

@@ -1,7 +1,7 @@
 import pytest
 
 from genkit.training import meter as module
-from genkit.training.meter import Meter
+from genkit.training.meter import Cadence, Meter
 from genkit.training.schedule import Budget
 
 
@@ -57,3 +57,54 @@ def test_pauses_take_a_tenth_of_the_time_at_most(clock: Clock) -> None:
     assert not meter.rested()
     clock.now += 1
     assert meter.rested()
+
+
+def test_the_rate_goes_on_after_a_pause(clock: Clock) -> None:
+    meter = Meter(Budget(steps=100), "tokens", started=100.0)
+    clock.now += 2
+    meter.progress(1, 20, 0.01, {})
+    with meter.measured("save"):
+        clock.now += 50
+    clock.now += 2
+    assert meter.progress(2, 40, 0.02, {}).rate == 10.0
+
+
+def test_a_resumed_run_knows_what_its_end_takes(clock: Clock) -> None:
+    first = Meter(Budget(seconds=100), "tokens", started=100.0)
+    with first.measured("save"):
+        clock.now += 10
+    second = Meter(Budget(seconds=100), "tokens", started=clock.now, before=44.0, pauses=first.pauses)
+    assert second.fraction(0, 0) == pytest.approx(0.5)
+
+
+def test_cadence_by_steps() -> None:
+    cadence = Cadence(Meter(Budget(steps=12), "tokens", started=0.0), 4, 0.0)
+    assert [step for step in range(1, 13) if cadence.due(step, step / 12)] == [4, 8, 12]
+
+
+def test_cadence_twenty_times_a_run_and_every_five_minutes(clock: Clock) -> None:
+    meter = Meter(Budget(steps=1000), "tokens", started=100.0)
+    cadence = Cadence(meter, None, 0.0)
+    hits = []
+    for step in range(1, 201):
+        clock.now += 1
+        if cadence.due(step, step / 1000):
+            hits.append(step)
+    assert hits == [50, 100, 150, 200]
+    slow = Cadence(meter, None, 0.2)
+    clock.now += 299
+    assert not slow.due(201, 0.201)
+    clock.now += 1
+    assert slow.due(202, 0.202)
+
+
+def test_cadence_is_postponed_not_skipped(clock: Clock) -> None:
+    meter = Meter(Budget(steps=1000), "tokens", started=100.0)
+    cadence = Cadence(meter, None, 0.0)
+    with meter.measured("eval"):
+        clock.now += 10
+    clock.now += 50
+    assert not cadence.due(50, 0.05)  # due, but too soon after the last pause
+    clock.now += 40
+    assert cadence.due(60, 0.06)
+    assert not cadence.due(61, 0.061)

@@ -4,7 +4,16 @@ from torch import nn
 
 from genkit.text.config import GPTConfig
 from genkit.text.models.gpt import GPT
-from genkit.training.optim import Muon, ema_decay, orthogonalize, set_lr, step_optimizers, text_optimizers, update_ema
+from genkit.training.optim import (
+    Muon,
+    clip_gradients,
+    ema_decay,
+    orthogonalize,
+    set_lr,
+    step_optimizers,
+    text_optimizers,
+    update_ema,
+)
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (8, 32), (32, 8)])
@@ -60,8 +69,10 @@ def test_set_lr_scales_every_peak() -> None:
 def test_clipping_bounds_the_norm_and_gradients_are_cleared() -> None:
     p = nn.Parameter(torch.zeros(4))
     p.grad = torch.full((4,), 10.0)
-    sgd = torch.optim.SGD([p], lr=1.0)
-    step_optimizers({"sgd": sgd}, [p], scaler=None, clip=1.0)
+    sgd = {"sgd": torch.optim.SGD([p], lr=1.0)}
+    assert clip_gradients(sgd, [p], scaler=None, largest=0.0) == pytest.approx(20.0)
+    assert clip_gradients(sgd, [p], scaler=None, largest=1.0) == pytest.approx(20.0)
+    step_optimizers(sgd, scaler=None)
     assert p.detach().norm() == pytest.approx(1.0, rel=1e-4)
     assert p.grad is None
 

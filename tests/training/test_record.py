@@ -5,7 +5,8 @@ import pytest
 from genkit.errors import InputError, UsageError
 from genkit.files import write_json
 from genkit.runtime.device import resolve
-from genkit.training.record import RECORD, check_unchanged, read_record, run_record
+from genkit.text.config import TextTrainConfig
+from genkit.training.record import RECORD, check_resumable, read_record, run_record
 
 
 def test_a_record_tells_what_was_trained_on_what(tmp_path: Path) -> None:
@@ -23,8 +24,17 @@ def test_a_record_tells_what_was_trained_on_what(tmp_path: Path) -> None:
         read_record(tmp_path / "elsewhere")
 
 
-def test_a_resumed_run_may_change_only_what_is_free() -> None:
-    saved = {"lr": 0.1, "data": ["a.txt"], "steps": 10}
-    check_unchanged(saved, {"lr": 0.1, "data": ("a.txt",), "steps": 20, "new_setting": 1}, free={"steps"})
+def test_a_resumed_run_may_change_only_what_is_free(tmp_path: Path) -> None:
+    began = TextTrainConfig(data=("a.txt",), lr=0.1, steps=10)
+    placement = resolve("cpu", "fp32", task="train-text")
+    data = {"fingerprint": "abc"}
+    record = run_record(kind="text", config=began.to_dict(), data=data, placement=placement, unit="tokens")
+    write_json(tmp_path / RECORD, record)
+    assert check_resumable(tmp_path, began.replace(steps=20), {"steps"}, "fp32") == "abc"
     with pytest.raises(UsageError, match=r"--lr was 0\.1 when this run began, not 0\.2"):
-        check_unchanged(saved, {"lr": 0.2}, free={"steps"})
+        check_resumable(tmp_path, began.replace(lr=0.2), {"steps"}, "fp32")
+    with pytest.raises(UsageError, match=r"began in fp32, not bf16 \(add --precision fp32"):
+        check_resumable(tmp_path, began, {"steps"}, "bf16")
+    write_json(tmp_path / RECORD, {"config": {}})
+    with pytest.raises(InputError, match="lacks 'hardware'"):
+        check_resumable(tmp_path, began, set(), "fp32")

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from genkit.errors import UsageError
-from genkit.training.schedule import DEFAULT_SECONDS, Budget, due, lr_scale
+from genkit.training.schedule import DEFAULT_SECONDS, Budget, lr_scale
 
 
 def test_a_budget_is_one_of_three() -> None:
@@ -39,13 +39,8 @@ def test_the_first_step_moves() -> None:
     assert lr_scale("wsd", 0.0, warmup=0.1, cooldown=0.1) > 0
 
 
-def test_intervals_by_steps_or_by_share_of_the_run() -> None:
-    assert [step for step in range(1, 13) if due(step, 4, 0, 0)] == [4, 8, 12]
-    fractions = [step / 100 for step in range(101)]
-    hits = [s for s in range(1, 101) if due(s, None, fractions[s - 1], fractions[s], times=4)]
-    assert hits == [25, 50, 75, 100]
-
-
-def test_a_long_run_saves_at_least_every_five_minutes() -> None:
-    assert Budget(seconds=7200).intervals() == 24
-    assert Budget(seconds=60).intervals() == Budget(steps=9).intervals() == 20
+def test_how_many_steps_a_run_takes() -> None:
+    assert Budget(steps=7).steps_to_take(64, 0.1) == 7
+    assert Budget(units=1000).steps_to_take(64, 0.1) == 16
+    assert Budget(seconds=60).steps_to_take(64, 0.25) == 240
+    assert Budget(seconds=1).steps_to_take(64, 9.0) == 1

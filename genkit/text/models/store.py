@@ -12,6 +12,7 @@ from genkit.files import read_json
 from genkit.text.config import GPTConfig
 from genkit.text.models.gpt import GPT
 from genkit.text.models.layout import from_hf_state, to_hf_state
+from genkit.text.tokenizer import Tokenizer
 from genkit.training.weights import load_tensors
 
 CONFIG, WEIGHTS, INDEX, GENERATION = (
@@ -52,6 +53,18 @@ def load_model(folder: Path, *, dropout: float = 0.0) -> GPT:
         InputError: as `read_config` and `read_weights`, or tensors that do not fit the shape.
     """
     return from_hf_state(read_config(folder), read_weights(folder), dropout=dropout)
+
+
+def check_vocabulary(folder: Path, model: GPT, tokenizer: Tokenizer) -> None:
+    """Refuse a tokenizer that can write tokens which the model does not know.
+
+    Raises:
+        InputError: it has more tokens than the model.
+    """
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise InputError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model {model.config.vocab_size}"
+        )
 
 
 def model_files(model: GPT, generation: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
