@@ -53,6 +53,8 @@ def find(name: str) -> Path:
     if path.is_file():
         if path.suffix != ".safetensors":
             raise InputError(f"{name}: not a .safetensors file", "genkit loads safetensors and model directories only")
+        if path.name != WEIGHTS:
+            raise InputError(f"{name}: a model's weights are called {WEIGHTS}", "name the model directory")
         path = path.parent
     if not path.exists():
         raise InputError(f"no model {name!r}", suggest(name, shelf) or "name a model or run directory")

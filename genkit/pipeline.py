@@ -115,14 +115,12 @@ class TextPipeline(_Pipeline):
 
     def _open(self, runtime: Runtime) -> None:
         from genkit.text.engines.torch import TorchTextEngine
-        from genkit.text.models.store import load_model
+        from genkit.text.models.store import check_usable, load_model
         from genkit.text.tokenizer import Tokenizer
 
         self.tokenizer: Tokenizer = Tokenizer.load(self.folder)
         model = load_model(self.folder)
-        ours, theirs = self.tokenizer.vocab_size, model.config.vocab_size
-        if ours > theirs:
-            raise InputError(f"{self.folder}: the tokenizer has {ours} tokens, the model {theirs}")
+        check_usable(self.folder, model, self.tokenizer)
         self.block_size = model.config.block_size
         self.engine: TextEngine = TorchTextEngine(model.to(runtime.device).eval(), runtime)
 

@@ -67,6 +67,12 @@ def test_what_is_no_model_is_refused(name: str, said: str) -> None:
         library.find(name)
 
 
+def test_other_weights_beside_the_model_are_not_taken_for_it(model: Path) -> None:
+    (model / "other.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match=r"weights are called model\.safetensors"):
+        library.find(str(model / "other.safetensors"))
+
+
 def test_other_weight_files_are_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "model.pt").write_bytes(b"PK\x03\x04")
     with pytest.raises(InputError, match=r"not a \.safetensors file"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from genkit.pipeline import ImagePipeline, TextPipeline, load, open_pipeline
 from genkit.runtime.device import Placement
 from genkit.text.config import GenerationConfig
 from genkit.text.engines import TokenEvent, TokenRequest
+from genkit.training.weights import load_tensors, save_tensors
 
 
 class Script:
@@ -176,3 +179,20 @@ def test_the_public_names_are_what_they_say() -> None:
         assert getattr(genkit, name) is not None
     with pytest.raises(AttributeError):
         genkit.nothing  # noqa: B018
+
+
+def test_damaged_image_weights_are_refused(tiny_image: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_image, tmp_path / "model")
+    tensors = load_tensors(folder / "model.safetensors")
+    damaged = {name: t / 0 if t.is_floating_point() else t for name, t in tensors.items()}
+    save_tensors(folder / "model.safetensors", damaged)
+    with pytest.raises(InputError, match="not finite"):
+        load(folder)
+
+
+@pytest.mark.parametrize("model", ["tiny_text", "tiny_image"])
+def test_loading_does_not_import_the_compiler(model: str, request: pytest.FixtureRequest) -> None:
+    """torch._dynamo and sympy take a second, and drawing weights on the meta device needs them."""
+    script = f"import sys, genkit; genkit.load({str(request.getfixturevalue(model))!r}); print('sympy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert done.stdout == "False\n", done.stderr

@@ -5,6 +5,7 @@ No Rich here, so that a short answer does not pay for it; `ui.py` has the rest.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterator
@@ -61,13 +62,17 @@ def is_terminal(stream: IO[str] | None) -> bool:
 
 
 def say(text: str, *, bold: str = "", color: bool = False) -> None:
-    """One line to stderr, after the bold red word `bold`."""
+    """One line to stderr, after the bold red word `bold`; lost when nobody takes it.
+
+    A training run outlives the terminal, or the pager, that it reported to.
+    """
     if sys.stderr is None:
         return
     if bold:
         text = f"{click.style(bold, fg='red', bold=True) if color else bold} {text}"
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
 
 
 def write(data: str | bytes, *, flush: bool = True) -> None:

@@ -191,9 +191,9 @@ class GANTrainConfig(Config):
 
     out: str = option("runs/gan", "Run directory.", metavar="RUN", section=_RUN)
     sample_interval: int | None = option(
-        None, "Steps between sample grids; default: 20 times a run.", min=1, section=_RUN
+        None, "Steps between sample grids; default: about 20 times a run.", min=1, section=_RUN
     )
-    save_interval: int | None = option(None, "Steps between checkpoints; default: with each grid.", min=1, section=_RUN)
+    save_interval: int | None = option(None, "Steps between checkpoints; default: as often, and every 5 minutes.", min=1, section=_RUN)
     seed: int = option(0, "Seed of weights, data order and latents.", min=0, max=(1 << 63) - 1, section=_RUN)
     compile: bool = option(False, "Compile the networks with torch.compile.", section=_RUN)
     tensorboard: bool = option(False, "Also write TensorBoard events.", section=_RUN)

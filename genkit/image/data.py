@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import UnidentifiedImageError
 
 from genkit.errors import InputError
 from genkit.files import atomic_write, read_json, write_json
@@ -161,6 +162,9 @@ def _decode_all(
     on_progress: Callable[[int, int], None],
 ) -> ImageReport:
     bad = list(source.bad)
+    if bad and config.on_bad_image == "fail":
+        name, problem = bad[0]
+        raise InputError(f"cannot read {name!r} in {config.data!r}: {problem}", "--on-bad-image skip leaves it out")
     digest = hashlib.sha256()
     count = 0
     folder.mkdir(parents=True, exist_ok=True)
@@ -209,6 +213,8 @@ def _decoded(source: Source, config: GANTrainConfig) -> Iterator[tuple[str, NDAr
             with source.open(name) as file:
                 return decode(file, config.size, config.channels, config.fit)
         except Exception as error:  # decoders raise anything on hostile files; each is one bad file
+            if isinstance(error, UnidentifiedImageError):  # its text holds a memory address
+                return "not an image of its kind"
             return str(error).replace("\n", " ") or type(error).__name__
 
     ahead: deque[tuple[str, Future[NDArray[np.uint8] | str]]] = deque()

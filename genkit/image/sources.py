@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from genkit.errors import InputError
+from genkit.library import RUN_MARK
 
 EXTENSIONS = frozenset(
     {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pnm"}
@@ -101,6 +102,8 @@ def _walk(source: Source) -> Iterator[tuple[str, tuple[int, int]]]:
                 continue
             seen.add((status.st_dev, status.st_ino))
             entries = list(os.scandir(source.path / folder))
+            if folder and any(entry.name == RUN_MARK for entry in entries):
+                continue  # what genkit wrote is no data: `--data . --out run` reads the run's parent
         except OSError as error:
             source.bad.append((folder or ".", error.strerror or str(error)))
             continue

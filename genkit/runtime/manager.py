@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import random
 import warnings
@@ -217,6 +218,7 @@ def _seeded(seed: int) -> Iterator[None]:
 
 def _compiler_problem(device: torch.device) -> str | None:
     """Compile one addition, because a missing compiler shows only at the first call."""
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "No CUDA runtime is found"
     try:
         torch.compile(torch.add)(torch.ones(2, device=device), 1)
     except Exception as error:  # whatever a compiler tool chain raises

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from genkit.errors import InputError
+from genkit.library import RUN_MARK
 from genkit.text.cutting import cut_point
 from genkit.text.formats import OPENERS, READERS, Source, read_text
 
@@ -78,7 +79,8 @@ def _walk(folder: Path) -> Iterator[Path]:
         raise InputError(f"{error.filename} cannot be listed: {error.strerror}") from error
 
     for root, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        # what genkit wrote is no data: `--data . --out run` reads the run's parent
+        folders[:] = [name for name in folders if not name.startswith(".") and not Path(root, name, RUN_MARK).exists()]
         for name in names:
             path = Path(root, name)
             if not name.startswith(".") and _kind(path)[0] in READERS and path.is_file():

@@ -27,7 +27,7 @@ from genkit.text.engines import TokenRequest
 from genkit.text.engines.torch import TorchTextEngine
 from genkit.text.evaluate import evaluate
 from genkit.text.models.gpt import GPT
-from genkit.text.models.store import CONFIG, GENERATION, WEIGHTS, check_vocabulary, load_model, model_files
+from genkit.text.models.store import CONFIG, GENERATION, WEIGHTS, check_usable, load_model, model_files
 from genkit.text.shape import model_shape, shape_line
 from genkit.text.tokenizer import Tokenizer
 from genkit.training.log import Loggers, MetricLogger, TrainReport
@@ -291,7 +291,7 @@ def starting_point(config: TextTrainConfig, *, resumed: Path | None = None) -> t
             )
     folder = resumed or library.find(config.init_from)
     model, tokenizer = load_model(folder, dropout=config.dropout), Tokenizer.load(folder)
-    check_vocabulary(folder, model, tokenizer)
+    check_usable(folder, model, tokenizer)
     return model, tokenizer
 
 

@@ -45,6 +45,7 @@ class Meter:
         self._origin = started - before
         self._rested_at = started
         self._seen = 0
+        self._begin: tuple[float, float] | None = None
         self._recent: deque[tuple[float, int]] = deque(maxlen=_WINDOW)
 
     @property
@@ -72,7 +73,10 @@ class Meter:
         if self.budget.seconds is not None:
             reserve = min(1.2 * sum(self.pauses.values()), 0.5 * self.budget.seconds)
             spent *= self.budget.seconds / (self.budget.seconds - reserve)
-        return self.budget.fraction(step, seen, spent)
+        fraction = self.budget.fraction(step, seen, spent)
+        if self._begin is None:
+            self._begin = (self.elapsed, fraction)
+        return fraction
 
     def progress(self, step: int, seen: int, fraction: float, values: Mapping[str, float]) -> Progress:
         """The report of one step."""
@@ -80,7 +84,9 @@ class Meter:
         self._recent.append((time.monotonic(), seen))
         (t0, seen0), (t1, seen1) = self._recent[0], self._recent[-1]
         rate = (seen1 - seen0) / (t1 - t0) if t1 > t0 else 0.0
-        eta = self.elapsed * (1 - fraction) / fraction if fraction > 0 else float("inf")
+        since, done = self._begin or (0.0, 0.0)
+        # at the pace since the loop began, pauses included
+        eta = (self.elapsed - since) * (1 - fraction) / (fraction - done) if fraction > done else float("inf")
         return Progress(step, fraction, self.unit, seen, rate, eta, values)
 
 

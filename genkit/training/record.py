@@ -11,9 +11,8 @@ from genkit import __version__
 from genkit.config import Config, flag_name, options
 from genkit.errors import InputError, UsageError
 from genkit.files import read_json
+from genkit.library import RECORD as RECORD
 from genkit.runtime.device import Placement
-
-RECORD = "genkit.json"
 
 
 def run_record(

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from genkit import files
 from genkit.errors import InputError, RunBusyError, TrainingStopped, UsageError
+from genkit.library import RUN_MARK
 from genkit.training.checkpoint import (
     FORMAT,
     Checkpoint,
@@ -38,7 +39,7 @@ from genkit.training.checkpoint import (
 from genkit.training.state import TrainState
 from genkit.training.weights import save_tensors
 
-LOCK, MARK = ".lock", ".genkit-run"
+LOCK, MARK = ".lock", RUN_MARK
 ASIDE, MOVING = ".genkit-aside", ".genkit-moving"  # an old run set aside; one that is on its way there or back
 BEFORE_SAVING = {"metrics.jsonl", "checkpoints", "data", "tensorboard"}
 """All that a run holds before its first checkpoint, besides the lock and the mark."""

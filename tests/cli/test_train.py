@@ -189,12 +189,20 @@ def test_stopped_training_is_saved_and_resumed(genkit: Run, start_genkit: Run, d
 
 
 def test_reader_of_stderr_that_leaves(start_genkit: Run, data: Path) -> None:
-    """`genkit train-gan ... 2>&1 | head -1`."""
-    process = start_genkit(*GAN, "--steps", "100000", "--out", "run", stderr=subprocess.STDOUT)
+    """`genkit train-gan ... 2>&1 | head -1`: the run is finished, and only its last word finds no reader."""
+    process = start_genkit(*GAN, "--steps", "12", "--out", "run", stderr=subprocess.STDOUT)
     assert process.stdout is not None
     process.stdout.readline()
     process.stdout.close()
     assert process.wait() == 141
+    assert json.loads((data / "run/genkit.json").read_text())["trained"]["steps"] == 12
+
+
+@pytest.mark.parametrize("train", [GAN, TEXT], ids=["gan", "text"])
+def test_a_run_inside_its_own_data_is_no_data(genkit: Run, data: Path, train: list[str]) -> None:
+    here = [*train[:1], "--data", ".", *train[3:], "--out", "run"]
+    assert genkit(*here, "--steps", "2").code == 0
+    assert genkit(train[0], "--resume", "--out", "run", "--steps", "3").code == 0
 
 
 def test_progress_lines_off_a_terminal(genkit: Run, data: Path) -> None:

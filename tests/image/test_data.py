@@ -123,7 +123,7 @@ def test_bad_files_are_left_out_and_listed(tmp_path: Path) -> None:
     assert values(store) == [1, 4]
     assert [name for name, _ in store.report.bad] == ["b.png", "c.png", "e.jpg"]
     (warning,) = store.report.warnings(batch_size=2)
-    assert warning.startswith("left out 3 unreadable images (b.png: cannot identify")
+    assert warning.startswith("left out 3 unreadable images (b.png: not an image of its kind")
 
 
 def test_on_bad_image_fail_names_the_file_and_leaves_no_store(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ import torch
 from PIL import Image
 
 import genkit.image.game as game
-import genkit.image.train as train
 from genkit.errors import InputError, Terminated, TrainingStopped, UsageError
 from genkit.image.canvas import grid
 from genkit.image.config import DCGANConfig, GANTrainConfig

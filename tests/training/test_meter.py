@@ -43,6 +43,8 @@ def test_steps_are_not_shortened_by_pauses(clock: Clock) -> None:
 
 def test_rate_and_time_left(clock: Clock) -> None:
     meter = Meter(Budget(steps=8), "images", started=100.0)
+    clock.now += 60  # reading data is no part of the pace
+    assert meter.fraction(0, 0) == 0.0
     meter.progress(0, 0, 0.0, {})
     clock.now += 4
     progress = meter.progress(2, 64, 0.25, {"loss": 1.0})

@@ -85,7 +85,9 @@ class Discriminator(nn.Module):
 
 
 def init_weights(layer: nn.Module) -> None:
-    """Convolutions N(0, 0.02), batch-norm weights N(1, 0.02), biases zero."""
+    """Convolutions N(0, 0.02), batch-norm weights N(1, 0.02), biases zero; nothing on meta."""
+    if any(parameter.is_meta for parameter in layer.parameters(recurse=False)):
+        return
     if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(layer.weight, 0.0, 0.02)
         if layer.bias is not None:

@@ -31,6 +31,8 @@ def load_generator(folder: Path) -> Generator:
         raise InputError(f"{folder}: {CONFIG} speaks of {claimed:,} parameters, {WEIGHTS} holds {held:,}")
     generator = Generator(config)
     copy_weights(generator, tensors, WEIGHTS)
+    if not all(torch.isfinite(tensor).all() for tensor in generator.state_dict().values()):
+        raise InputError(f"{folder / WEIGHTS} holds numbers that are not finite", "use another model")
     return generator.eval()
 
 

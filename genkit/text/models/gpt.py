@@ -192,6 +192,14 @@ def _norm(config: GPTConfig) -> nn.Module:
     return kind(config.n_embd, eps=config.norm_eps)
 
 
+def _table(rows: int, width: int) -> nn.Embedding:
+    """An embedding that `reset_parameters` fills; drawing it on meta would import torch's compiler."""
+    table: nn.Embedding = nn.Embedding.from_pretrained(  # type: ignore[no-untyped-call]
+        torch.empty(rows, width), freeze=False
+    )
+    return table
+
+
 class Block(nn.Module):
     """Pre-norm residual block. Dropout acts on the two branches (and on the embedding)."""
 
@@ -225,8 +233,8 @@ class GPT(nn.Module):
         if (size := count_parameters(config)) > MAX_PARAMETERS:
             raise InputError(f"model config: {size:,} parameters are too many to build")
         self.config = config
-        self.embed = nn.Embedding(config.vocab_size, config.n_embd)
-        self.positions = nn.Embedding(config.block_size, config.n_embd) if config.arch == "gpt2" else None
+        self.embed = _table(config.vocab_size, config.n_embd)
+        self.positions = _table(config.block_size, config.n_embd) if config.arch == "gpt2" else None
         self.drop = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(config, dropout) for _ in range(config.n_layer))
         self.norm = _norm(config)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genkit.errors import InputError
 from genkit.text.config import GPTConfig
@@ -113,7 +113,9 @@ def from_hf_state(config: GPTConfig, tensors: Mapping[str, Tensor], *, dropout: 
         )
     with torch.device("meta"):
         model = GPT(config, dropout)
-    model.to_empty(device="cpu")
+    for module in model.modules():  # as `to_empty`, which imports torch's compiler
+        for name, parameter in module.named_parameters(recurse=False):
+            setattr(module, name, nn.Parameter(torch.empty(parameter.shape)))
     load_hf_state(model, tensors)
     return model
 

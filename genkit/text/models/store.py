@@ -5,22 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from genkit.errors import InputError
 from genkit.files import read_json
+from genkit.library import CONFIG as CONFIG
+from genkit.library import WEIGHTS as WEIGHTS
 from genkit.text.config import GPTConfig
 from genkit.text.models.gpt import GPT
 from genkit.text.models.layout import from_hf_state, to_hf_state
 from genkit.text.tokenizer import Tokenizer
 from genkit.training.weights import load_tensors
 
-CONFIG, WEIGHTS, INDEX, GENERATION = (
-    "config.json",
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "generation_config.json",
-)
+INDEX, GENERATION = "model.safetensors.index.json", "generation_config.json"
 
 
 def read_config(folder: Path) -> GPTConfig:
@@ -55,12 +53,14 @@ def load_model(folder: Path, *, dropout: float = 0.0) -> GPT:
     return from_hf_state(read_config(folder), read_weights(folder), dropout=dropout)
 
 
-def check_vocabulary(folder: Path, model: GPT, tokenizer: Tokenizer) -> None:
-    """Refuse a tokenizer that can write tokens which the model does not know.
+def check_usable(folder: Path, model: GPT, tokenizer: Tokenizer) -> None:
+    """Refuse damaged weights, and a tokenizer that can write tokens which the model does not know.
 
     Raises:
-        InputError: it has more tokens than the model.
+        InputError: a weight is not finite, or the tokenizer is larger than the model.
     """
+    if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
+        raise InputError(f"{folder / WEIGHTS} holds numbers that are not finite", "use another model")
     if tokenizer.vocab_size > model.config.vocab_size:
         raise InputError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model {model.config.vocab_size}"
