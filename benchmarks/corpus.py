@@ -80,7 +80,7 @@ def main() -> None:
             f"prepare       {size / seconds / 1e6:8.1f} MB/s  ({seconds:.0f} s: two readings, bpe, {tokens:,} tokens)"
         )
 
-        sample = list(islice(iter_documents([path]), 5000))
+        sample = list(islice(iter_documents([path]), 20_000))
         sample_size = sum(map(len, sample))
         encode = Encoder(corpus.tokenizer, np.dtype(np.uint16))
         speeds = []

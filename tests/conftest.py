@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +17,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 CORPUS = "The cat sat on the mat. The dog ran to the cat. A bird sang in the tree.\n" * 40
+
+
+@pytest.fixture(autouse=True, scope="session")
+def signals() -> None:
+    """Tests that run in the background would inherit a SIGINT that is ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)

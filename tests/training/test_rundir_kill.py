@@ -185,7 +185,8 @@ def test_of_twenty_starts_in_one_directory_one_wins(tmp_path: Path, nursery: Nur
         nursery.tell(f"wait {pid}")
         assert nursery.read() == "dead 0"
     assert (path / "metrics.jsonl").read_text() == winner
-    # the lock is free again, and the run is there
+    # the lock is free again, and the run is there, once it has saved
+    (path / "checkpoints" / "step-000001").mkdir(parents=True)
     nursery.tell(f"start {path} late")
     pid = nursery.read().removeprefix("pid ")
     os.write(nursery.orders, b"s")
