@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -186,7 +187,8 @@ PRESETS = {
 }
 
 
-_SAMPLING, _MODEL, _DATA = "Sampling", "Model", "Data"
+_SAMPLING, _BEAMS, _CONSTRAINTS = "Sampling", "Beam search", "Constraints"
+_MODEL, _DATA = "Model", "Data"
 _OPTIMISATION, _BUDGET, _RUN = "Optimisation", "Budget", "Run"
 
 
@@ -201,10 +203,23 @@ class GenerationConfig(Config):
     top_k: int = option(0, "Keep the K likeliest tokens; 0 keeps all.", min=0, section=_SAMPLING)
     top_p: float = option(0.95, "Keep the likeliest tokens that make up this probability.", above=0, max=1, section=_SAMPLING)
     min_p: float = option(0.0, "Drop tokens below this share of the likeliest one's probability.", min=0, max=1, section=_SAMPLING)
+    typical_p: float = option(1.0, "Keep the tokens nearest to the expected surprise that make up this probability.", above=0, max=1, section=_SAMPLING)
     repetition_penalty: float = option(1.0, "Divide the logits of tokens already seen (Keskar et al. 2019); 1 is off.", min=0.05, max=20, section=_SAMPLING)
     frequency_penalty: float = option(0.0, "Subtract this from a logit for each time its token was generated.", min=-10, max=10, section=_SAMPLING)
     presence_penalty: float = option(0.0, "Subtract this once from the logit of any generated token.", min=-10, max=10, section=_SAMPLING)
+    no_repeat_ngram_size: int = option(0, "No run of this many tokens occurs twice; 0 is off.", min=0, section=_SAMPLING)
+    logit_bias: tuple[str, ...] = option((), "Add BIAS to the logit of TEXT's token, of its last one where it has several.", multiple=True, metavar="TEXT=BIAS", section=_SAMPLING)
+    bad_word: tuple[str, ...] = option((), "Never write this text; may be repeated.", multiple=True, metavar="TEXT", section=_SAMPLING)
     stop: tuple[str, ...] = option((), "End before this text; may be repeated.", multiple=True, metavar="TEXT", section=_SAMPLING)
+    logprobs: int | None = option(None, "Report each token's log-probability, and those of the K likeliest.", min=0, max=100, metavar="K", section=_SAMPLING)
+
+    num_beams: int = option(1, "Search this many beams instead of drawing; -n of them are returned.", min=1, max=256, section=_BEAMS)
+    length_penalty: float = option(1.0, "Divide a beam's score by its length to this power.", min=-10, max=10, section=_BEAMS)
+    early_stopping: bool = option(False, "Stop once as many beams as searched are finished.", section=_BEAMS)
+
+    json_schema: str | None = option(None, "Write JSON that fits this schema: a file, or the schema itself.", metavar="FILE|JSON", section=_CONSTRAINTS)
+    regex: str | None = option(None, "Write text that matches this regular expression.", metavar="PATTERN", section=_CONSTRAINTS)
+    grammar: str | None = option(None, "Write text of this GBNF grammar: a file, or the grammar itself.", metavar="FILE|GBNF", section=_CONSTRAINTS)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -213,8 +228,31 @@ class GenerationConfig(Config):
                 f"--min-new-tokens {self.min_new_tokens} is more than --max-new-tokens {self.max_new_tokens}",
                 "raise --max-new-tokens",
             )
-        if "" in self.stop:
-            raise UsageError("--stop '' would end every text at once", "give the text to stop at")
+        for flag, texts in (("--stop", self.stop), ("--bad-word", self.bad_word)):
+            if "" in texts:
+                raise UsageError(f"{flag} '' would end every text at once", "give the text to look for")
+        for bias in self.logit_bias:
+            parse_bias(bias)
+        if 1 < self.num_beams < self.n:
+            raise UsageError(f"--num-beams {self.num_beams} cannot return {self.n} texts", f"raise it to {self.n}")
+        if sum(rule is not None for rule in (self.json_schema, self.regex, self.grammar)) > 1:
+            raise UsageError("--json-schema, --regex and --grammar exclude each other", "give one of them")
+
+
+def parse_bias(text: str) -> tuple[str, float]:
+    """The text and the number of `TEXT=BIAS`; -inf forbids.
+
+    Raises:
+        UsageError: no text, or not a number.
+    """
+    words, _, number = text.rpartition("=")
+    try:
+        bias = float(number)
+    except ValueError:
+        bias = math.nan
+    if not words or math.isnan(bias) or bias == math.inf:
+        raise UsageError(f"--logit-bias {text!r} is not TEXT=BIAS", "write for instance --logit-bias ' cat=2.5'")
+    return words, bias
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 from genkit.text.config import GenerationConfig
+
+Bias = tuple[tuple[tuple[int, ...], float], ...]
 
 
 @dataclass
@@ -14,15 +16,21 @@ class TokenRequest:
     """Continue one prompt once.
 
     Attributes:
-        prompt: token ids, at least one and fewer than the model's context.
-        config: how tokens are drawn; `n` and `stop` are the caller's business.
+        prompt: token ids, at least one and fewer than the model's context; text only
+            for a model that tokenizes itself, a foreign `.gguf`.
+        config: how tokens are drawn; `n`, `stop` and `logit_bias` are the caller's business.
         seed: 0 <= seed < 2**64; the row's draws depend on it and on nothing else.
+        rank: which of the best beams, from 0; those of one search come one after another.
+        bias: pairs of a token sequence and what is added to the logit of its last token
+            where the tokens before it match.
         finished: set it to True to end this row early; no event follows.
     """
 
-    prompt: list[int]
+    prompt: list[int] | str
     config: GenerationConfig
     seed: int
+    rank: int = 0
+    bias: Bias = ()
     finished: bool = False
 
 
@@ -33,18 +41,59 @@ class TokenEvent:
     Attributes:
         index: position of its request.
         token: its id; the end-of-text token is reported too.
-        logprob: the model's own log-probability of it, before penalties, temperature and truncation.
         done: None while the row goes on, "eos" after the end-of-text token, "length" after
             `max_new_tokens` or at the end of the context.
+        logprob: the model's own log-probability of it, before penalties, temperature and
+            truncation; None unless `config.logprobs` asks for it.
+        top: the `config.logprobs` likeliest tokens with theirs, best first.
+        text: what it reads as, from a model that tokenizes itself.
     """
 
     index: int
     token: int
-    logprob: float
     done: str | None
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+    text: str | None = None
 
 
 class TextEngine(Protocol):
-    """Continues many prompts at once; the events of different rows come interleaved."""
+    """Continues many prompts at once; the events of different rows come interleaved.
 
-    def generate(self, requests: Sequence[TokenRequest]) -> Iterator[TokenEvent]: ...
+    `generate` takes requests as it has room for them, so they may come from an endless
+    source; a row that is done makes room for the next.
+
+    Attributes:
+        context: how many tokens prompt and continuation may have together.
+    """
+
+    context: int
+
+    def generate(self, requests: Iterable[TokenRequest]) -> Iterator[TokenEvent]: ...
+
+    def close(self) -> None: ...
+
+
+def lacks(engine: str, config: GenerationConfig, bias: Bias = ()) -> tuple[str, ...]:
+    """The flags of `config` that `engine` cannot do.
+
+    llama.cpp searches no beams, knows no rule about text and counts the prompt into
+    the two penalties that are about generated tokens; a grammar is its alone.
+    """
+    if engine == "llamacpp":
+        asked = {
+            "--num-beams": config.num_beams > 1,
+            "--no-repeat-ngram-size": config.no_repeat_ngram_size > 0,
+            "--bad-word": bool(config.bad_word),
+            "--min-new-tokens": config.min_new_tokens > 0,
+            "--frequency-penalty": config.frequency_penalty != 0,
+            "--presence-penalty": config.presence_penalty != 0,
+            "--logit-bias": any(len(tokens) > 1 for tokens, _ in bias),
+        }
+    else:
+        asked = {
+            "--json-schema": config.json_schema is not None,
+            "--regex": config.regex is not None,
+            "--grammar": config.grammar is not None,
+        }
+    return tuple(flag for flag, wanted in asked.items() if wanted)
