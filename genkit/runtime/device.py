@@ -21,12 +21,17 @@ from genkit.errors import ResourceError, UsageError
 Task = Literal["text", "image", "train-text", "train-gan"]
 
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps", "xpu", "xpu:N")
-PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
+PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16", "int8")
 ENGINES: dict[Task, tuple[str, ...]] = {
-    "text": ("auto", "torch"),
-    "image": ("auto", "torch"),
+    "text": ("auto", "torch", "llamacpp"),
+    "image": ("auto", "torch", "onnx"),
     "train-text": ("auto", "torch"),
     "train-gan": ("auto", "torch"),
+}
+# the engines for a CPU: the package each needs, and its precisions, the one for auto first
+_NATIVE = {
+    "llamacpp": ("xllamacpp", ("fp16", "fp32", "int8")),
+    "onnx": ("onnxruntime", ("fp32",)),
 }
 TF32_SINCE = BF16_SINCE = (8, 0)  # compute capability of Ampere
 
@@ -55,6 +60,7 @@ class Hardware:
         xpu: number of Intel GPUs.
         cpus: cores that this process may use.
         cpu_bf16: the CPU multiplies bf16 matrices in hardware (AVX512-BF16 or AMX).
+        engines: those for a CPU that are installed.
         cuda_problem: why `cuda` is empty.
     """
 
@@ -63,6 +69,7 @@ class Hardware:
     xpu: int = 0
     cpus: int = 1
     cpu_bf16: bool = False
+    engines: tuple[str, ...] = ()
     cuda_problem: str = "no NVIDIA driver was found"
 
 
@@ -101,25 +108,44 @@ def resolve(
     Args:
         device: auto takes the first of cuda, mps, xpu, cpu that is there.
         precision: auto is bf16 on xpu, on GPUs since Ampere, and for training on
-            CPUs that have it; fp16 on older GPUs; else fp32.
+            CPUs that have it; fp16 on older GPUs; else the engine's own choice.
+        engine: auto is llamacpp or onnx for sampling on a CPU, else torch.
         hardware: default: `detect()`.
 
     Raises:
         UsageError: not a device, a precision or an engine at all.
-        ResourceError: this machine, or this device, cannot do it; says what can.
+        ResourceError: this machine, this device or this engine cannot do it; says what can.
     """
     if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:[0-9]{1,4})?", device):
         raise UsageError(f"--device {device!r} is not a device", f"use {_either(DEVICES)}")
-    if precision not in (*PRECISIONS, "int8"):
+    if precision not in PRECISIONS:
         raise UsageError(f"--precision {precision!r} is not a precision", f"use {_either(PRECISIONS)}")
     if engine not in ENGINES[task]:
         raise UsageError(f"--engine {engine!r} is not an engine for {task}", f"use {_either(ENGINES[task])}")
     hardware = hardware if hardware is not None else detect()
+    native = ENGINES[task][-1]
+    if engine in _NATIVE:
+        return _place_native(engine, device, precision, hardware)
     placed, why = _choose_device(device, hardware)
+    own = _NATIVE[native][1] if engine == "auto" and placed == "cpu" and native in hardware.engines else ()
+    if own and precision in ("auto", *own):
+        return Placement(placed, own[0] if precision == "auto" else precision, native, why)
     if precision == "auto" and placed == "cpu" and hardware.cpu_bf16 and task.startswith("train"):
         # twice to three times as fast as fp32; sampling is bound by memory and stays exact
         return Placement(placed, "bf16", "torch", f"{why}; this CPU trains fastest in bf16")
-    return Placement(placed, _choose_precision(precision, placed, hardware), "torch", why)
+    return Placement(placed, _choose_precision(precision, placed, hardware, own), "torch", why)
+
+
+def _place_native(engine: str, device: str, precision: str, hardware: Hardware) -> Placement:
+    """Where an engine for CPUs runs that was asked for by name."""
+    package, possible = _NATIVE[engine]
+    if device not in ("auto", "cpu"):
+        raise ResourceError(f"--engine {engine} does not run on {device}", "use --device cpu, or --engine torch")
+    if engine not in hardware.engines:
+        raise ResourceError(f"--engine {engine} is not installed", f"pip install {package}, or use --engine torch")
+    if precision not in ("auto", *possible):
+        raise ResourceError(f"--precision {precision} does not work with --engine {engine}", f"use {_either(possible)}")
+    return Placement("cpu", possible[0] if precision == "auto" else precision, engine, "as asked")
 
 
 def available(hardware: Hardware) -> list[str]:
@@ -158,7 +184,7 @@ def describe(hardware: Hardware) -> str:
 
 
 _REASONS = {
-    ("cpu", "fp16"): "no CPU trains or samples faster in fp16 than in fp32",
+    ("cpu", "fp16"): "torch is no faster in fp16 than in fp32 on a CPU",
     ("cpu", "tf32"): "TF32 is a mode of NVIDIA GPUs since Ampere",
     ("mps", "tf32"): "TF32 is a mode of NVIDIA GPUs since Ampere",
     ("xpu", "tf32"): "TF32 is a mode of NVIDIA GPUs since Ampere",
@@ -168,18 +194,20 @@ _REASONS = {
 }
 
 
-def _choose_precision(precision: str, device: str, hardware: Hardware) -> str:
+def _choose_precision(precision: str, device: str, hardware: Hardware, also: tuple[str, ...]) -> str:
+    """The precision in which torch computes on `device`; an engine for CPUs does `also` those."""
     possible = precisions(device, hardware)
     if precision == "auto":
         return possible[0]
     if precision not in possible:
-        why = _REASONS.get((device.partition(":")[0], precision), "the torch engine computes in floating point only")
-        raise ResourceError(f"--precision {precision} does not work on {device}: {why}", f"use {_either(possible)}")
+        why = _REASONS.get((device.partition(":")[0], precision), "torch computes in floating point here")
+        offered = tuple(dict.fromkeys((*possible, *also)))
+        raise ResourceError(f"--precision {precision} does not work on {device}: {why}", f"use {_either(offered)}")
     return precision
 
 
 def _either(words: tuple[str, ...]) -> str:
-    return ", ".join(words[:-1]) + f" or {words[-1]}"
+    return ", ".join(words[:-1]) + f" or {words[-1]}" if len(words) > 1 else words[0]
 
 
 def detect() -> Hardware:
@@ -192,6 +220,7 @@ def detect() -> Hardware:
         xpu=_intel_gpus() if built.get("xpu") else 0,
         cpus=cpu_count(),
         cpu_bf16=_cpu_bf16(),
+        engines=tuple(name for name, (package, _) in _NATIVE.items() if importlib.util.find_spec(package)),
         cuda_problem=problem,
     )
 

@@ -18,6 +18,7 @@ H100 = CudaDevice("NVIDIA H100", (9, 0), 80 * GB)
 T4 = CudaDevice("Tesla T4", (7, 5), 16 * GB)
 MACHINES = {
     "laptop": Hardware(cpus=4),
+    "full": Hardware(cpus=4, engines=("llamacpp", "onnx")),
     "server": Hardware(cpus=64, cpu_bf16=True),
     "mac": Hardware(mps=True, cpus=8),
     "arc": Hardware(xpu=2, cpus=8),
@@ -27,10 +28,10 @@ MACHINES = {
     "broken": Hardware(cpus=4, cuda_problem="the NVIDIA driver does not work (unknown error)"),
 }
 NO_CUDA = "no NVIDIA driver was found"
-NO_HALF = "no CPU trains or samples faster in fp16 than in fp32"
+NO_HALF = "torch is no faster in fp16 than in fp32 on a CPU"
 AMPERE = "TF32 is a mode of NVIDIA GPUs since Ampere"
 OLD = "this GPU is older than Ampere"
-FLOATS = "the torch engine computes in floating point only"
+FLOATS = "torch computes in floating point here"
 
 # machine, device, precision -> (device, precision, why), or (message, hint)
 GRANTED = [
@@ -100,7 +101,7 @@ def test_refused(task: Any, machine: str, asked: str, precision: str, message: s
 
 
 @pytest.mark.parametrize("name", MACHINES)
-@pytest.mark.parametrize("precision", [*device.PRECISIONS, "int8"])
+@pytest.mark.parametrize("precision", device.PRECISIONS)
 @pytest.mark.parametrize("asked", ["auto", "cpu", "cuda", "cuda:0", "cuda:1", "cuda:9", "mps", "xpu", "xpu:1"])
 def test_every_request_is_placed_on_what_is_there_or_refused_with_a_remedy_that_works(
     name: str, precision: str, asked: str
@@ -123,7 +124,8 @@ def test_every_request_is_placed_on_what_is_there_or_refused_with_a_remedy_that_
             assert all(resolve(asked, p, task="text", hardware=machine).precision == p for p in offered)
     if found is not None:
         assert found.device in device.available(machine)
-        assert found.precision in device.precisions(found.device, machine)
+        if found.engine == "torch":
+            assert found.precision in device.precisions(found.device, machine)
         assert precision in ("auto", found.precision)
         assert asked in ("auto", found.device, found.kind)
 
@@ -141,17 +143,77 @@ def test_a_malformed_device_is_a_usage_error(text: str) -> None:
 def test_an_unknown_precision_or_engine_is_a_usage_error() -> None:
     with pytest.raises(UsageError) as caught:
         resolve(precision="fp64", task="text", hardware=MACHINES["laptop"])
-    assert str(caught.value) == "--precision 'fp64' is not a precision (use auto, fp32, tf32, bf16 or fp16)"
-    for task in TASKS:
+    assert str(caught.value) == "--precision 'fp64' is not a precision (use auto, fp32, tf32, bf16, fp16 or int8)"
+    for task, engine, offered in (
+        ("text", "onnx", "auto, torch or llamacpp"),
+        ("image", "llamacpp", "auto, torch or onnx"),
+        ("train-text", "llamacpp", "auto or torch"),
+        ("train-gan", "onnx", "auto or torch"),
+    ):
         with pytest.raises(UsageError) as caught:
-            resolve(engine="llamacpp", task=task, hardware=MACHINES["laptop"])
-        assert str(caught.value) == f"--engine 'llamacpp' is not an engine for {task} (use auto or torch)"
+            resolve(engine=engine, task=task, hardware=MACHINES["full"])  # type: ignore[arg-type]
+        assert str(caught.value) == f"--engine '{engine}' is not an engine for {task} (use {offered})"
 
 
 def test_every_offered_engine_can_be_had() -> None:
     for task in TASKS:
         for engine in device.ENGINES[task]:
-            assert resolve(engine=engine, task=task, hardware=MACHINES["laptop"]).engine == "torch"
+            found = resolve(engine=engine, task=task, hardware=MACHINES["full"])
+            native = {"text": "llamacpp", "image": "onnx"}.get(task, "torch")
+            assert found.engine == (native if engine == "auto" else engine)
+
+
+# task, device, precision, engine -> device, precision, engine
+NATIVE = [
+    ("text", "auto", "auto", "auto", "cpu", "fp16", "llamacpp"),
+    ("text", "cpu", "fp32", "auto", "cpu", "fp32", "llamacpp"),
+    ("text", "cpu", "int8", "llamacpp", "cpu", "int8", "llamacpp"),
+    ("text", "cpu", "bf16", "auto", "cpu", "bf16", "torch"),
+    ("text", "cpu", "auto", "torch", "cpu", "fp32", "torch"),
+    ("image", "auto", "auto", "auto", "cpu", "fp32", "onnx"),
+    ("image", "auto", "fp32", "onnx", "cpu", "fp32", "onnx"),
+    ("image", "cpu", "bf16", "auto", "cpu", "bf16", "torch"),
+    ("train-text", "auto", "auto", "auto", "cpu", "fp32", "torch"),
+    ("train-gan", "cpu", "fp32", "auto", "cpu", "fp32", "torch"),
+]
+
+
+@pytest.mark.parametrize(("task", "asked", "precision", "engine", "placed", "computed", "found"), NATIVE)
+def test_sampling_on_a_cpu_runs_on_the_engine_made_for_it(
+    task: Any, asked: str, precision: str, engine: str, placed: str, computed: str, found: str
+) -> None:
+    placement = resolve(asked, precision, engine, task=task, hardware=MACHINES["full"])
+    assert (placement.device, placement.precision, placement.engine) == (placed, computed, found)
+
+
+@pytest.mark.parametrize("task", ["text", "image"])
+def test_a_gpu_goes_before_the_engines_for_a_cpu(task: Any) -> None:
+    both = Hardware(cuda=(H100,), cpus=4, engines=("llamacpp", "onnx"), cuda_problem="")
+    assert resolve(task=task, hardware=both).engine == "torch"
+    assert resolve("cpu", task=task, hardware=both).engine != "torch"
+
+
+@pytest.mark.parametrize(
+    ("task", "asked", "precision", "engine", "machine", "message"),
+    [
+        ("text", "cuda", "auto", "llamacpp", "full",
+         "--engine llamacpp does not run on cuda (use --device cpu, or --engine torch)"),
+        ("text", "auto", "bf16", "llamacpp", "full",
+         "--precision bf16 does not work with --engine llamacpp (use fp16, fp32 or int8)"),
+        ("image", "auto", "int8", "onnx", "full", "--precision int8 does not work with --engine onnx (use fp32)"),
+        ("image", "auto", "int8", "auto", "full", f"--precision int8 does not work on cpu: {FLOATS} (use fp32 or bf16)"),
+        ("text", "auto", "tf32", "auto", "full",
+         f"--precision tf32 does not work on cpu: {AMPERE} (use fp32, bf16, fp16 or int8)"),
+        ("text", "auto", "auto", "llamacpp", "laptop",
+         "--engine llamacpp is not installed (pip install xllamacpp, or use --engine torch)"),
+    ],
+)  # fmt: skip
+def test_an_engine_that_cannot_do_it_says_what_can(
+    task: Any, asked: str, precision: str, engine: str, machine: str, message: str
+) -> None:
+    with pytest.raises(ResourceError) as caught:
+        resolve(asked, precision, engine, task=task, hardware=MACHINES[machine])
+    assert str(caught.value) == message
 
 
 class FakeDriver:
