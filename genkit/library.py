@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
 from pathlib import Path
 from typing import Literal
 
 from genkit.config import suggest
 from genkit.errors import InputError
-from genkit.files import read_json
+from genkit.files import check_safetensors, read_json
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"  # together a model
+GGUF = ".gguf"  # the suffix of a file that is a text model by itself
 RECORD = "genkit.json"  # where it comes from
+GENERATION = "generation_config.json"  # the sampling settings that a text model recommends
+GGUF = ".gguf"  # llama.cpp's format, a model in one file
 RUN_MARK = ".genkit-run"  # in the folder of a training run from its first moment
 DEFAULT_TEXT, DEFAULT_IMAGE = "story", "kittens"
 
@@ -32,12 +37,22 @@ def bundled() -> dict[str, Path]:
     }
 
 
+def known() -> dict[str, Path]:
+    """Name -> folder of every model that can be named here without the network.
+
+    The bundled ones, the runs in `runs/`, and those of the hub that lie in its local cache.
+    """
+    runs = {str(path.parent): path.parent for path in sorted(Path("runs").glob(f"*/{CONFIG}"))}
+    return bundled() | runs | _cached()
+
+
 def find(name: str) -> Path:
-    """The folder that holds a model.
+    """The folder that holds a model, or its `.gguf` file.
 
     Args:
         name: a bundled name, a model or run directory, a `.safetensors` file in
-            one, or `hf:org/name[@revision]`, the only one that uses the network.
+            one, a `.gguf` file, or `hf:org/name[@revision]`, the only one that
+            uses the network.
 
     Raises:
         InputError: nothing there, or nothing that can be a model.
@@ -50,9 +65,15 @@ def find(name: str) -> Path:
     shelf = bundled()
     if name in shelf and not (path / CONFIG).is_file():  # a folder of drawn kittens hides no model
         return shelf[name]
+    if path.suffix == GGUF and path.is_file():
+        return path
     if path.is_file():
+        if path.suffix == GGUF:
+            return path
         if path.suffix != ".safetensors":
-            raise InputError(f"{name}: not a .safetensors file", "genkit loads safetensors and model directories only")
+            raise InputError(
+                f"{name}: not a .safetensors or .gguf file", "genkit loads these and model directories only"
+            )
         if path.name != WEIGHTS:
             raise InputError(f"{name}: a model's weights are called {WEIGHTS}", "name the model directory")
         path = path.parent
@@ -68,12 +89,43 @@ def find(name: str) -> Path:
 
 
 def kind(folder: Path) -> Literal["text", "image"]:
-    """What the model in `folder` makes.
+    """What the model in `folder`, or the `.gguf` file of that name, makes.
 
     Raises:
         InputError: `config.json` cannot be read.
     """
-    return "image" if read_json(folder / CONFIG).get("model_type") == "dcgan" else "text"
+    if folder.suffix == GGUF and folder.is_file():
+        return "text"
+    if path.suffix == GGUF and path.is_file():
+        return "text"
+    return "image" if read_json(path / CONFIG).get("model_type") == "dcgan" else "text"
+
+
+def parameters(folder: Path) -> int | None:
+    """Numbers in the weight files of `folder`, from their headers; None when there are none.
+
+    Raises:
+        InputError: a weight file is damaged.
+    """
+    headers = [check_safetensors(path) for path in sorted(folder.glob("*.safetensors"))]
+    shapes = [e["shape"] for header in headers for key, e in header.items() if key != "__metadata__"]
+    return sum(math.prod(shape) for shape in shapes) if headers else None
+
+
+def _cached() -> dict[str, Path]:
+    """`hf:org/name` -> folder of the models in the hub's cache; the layout is huggingface_hub's."""
+    base = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    cache = Path(os.environ.get("HF_HUB_CACHE") or os.path.join(base, "hub")).expanduser()
+    found = {}
+    for main in sorted(cache.glob("models--*/refs/main")):
+        repo = main.parents[1]
+        try:
+            folder = repo / "snapshots" / main.read_text().strip()
+        except (OSError, UnicodeDecodeError):
+            continue
+        if (folder / CONFIG).is_file() and any(folder.glob("*.safetensors")):
+            found["hf:" + repo.name.removeprefix("models--").replace("--", "/")] = folder
+    return found
 
 
 def _from_hub(name: str) -> Path:

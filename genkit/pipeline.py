@@ -5,100 +5,94 @@
     for piece in load("story").stream("Once upon a time", seed=7):
         print(piece.text, end="")
 
-While a pipeline is open, torch's number of threads and its TF32 switches are the
-pipeline's; `close`, or leaving its `with` block, puts them back. Nothing here
-touches the global random generators.
+On a CPU text runs on llama.cpp and images on ONNX Runtime; torch is imported for an
+accelerator, and for what only torch can do. While its engine is open, torch's number
+of threads and its TF32 switches are the pipeline's; `close`, or leaving the `with`
+block, puts them back. Nothing here touches the global random generators.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+import functools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from genkit import library
-from genkit.errors import InputError, UsageError
+from genkit.errors import GenkitError, InputError, UsageError
 from genkit.files import read_json
-from genkit.runtime.device import Placement, resolve
-from genkit.text.config import GenerationConfig
+from genkit.runtime.device import Task, resolve
+from genkit.text.config import GenerationConfig, GPTConfig, parse_bias
 
 if TYPE_CHECKING:
-    from genkit.image.engines import ImageEvent
-    from genkit.runtime.manager import Runtime
-    from genkit.text.engines import TextEngine
-    from genkit.text.tokenizer import StreamDecoder, Tokenizer
+    from genkit.image.engines import ImageEngine, ImageEvent
+    from genkit.text.engines import Bias, TextEngine, TokenRequest
+    from genkit.text.tokenizer import Tokenizer
+    from genkit.text.writing import Writer
+
+PARALLEL = 16  # continuations at once
+
+Note = Callable[[str], None]
 
 
 def load(
-    name: str | Path, *, device: str = "auto", precision: str = "auto", engine: str = "auto"
+    name: str | Path, *, device: str = "auto", precision: str = "auto", engine: str = "auto", note: Note | None = None
 ) -> TextPipeline | ImagePipeline:
-    """Load a model by name, for use as a library.
+    """Load a model by name.
 
     Args:
         name: see `genkit.library.find`.
         device, precision, engine: see `genkit.runtime.device.resolve`.
+        note: is told what was chosen, and why, a line at a time.
 
     Raises:
         InputError: no such model, or files that are refused.
         ResourceError: no such device.
     """
-    folder = library.find(str(name))
-    task = library.kind(folder)
-    return open_pipeline(folder, resolve(device, precision, engine, task=task))
-
-
-def open_pipeline(folder: Path, placement: Placement) -> TextPipeline | ImagePipeline:
-    """Load the model in `folder` onto `placement`."""
-    from genkit.runtime.manager import Runtime
-
-    runtime = Runtime(placement)
-    if library.kind(folder) == "image":
-        return ImagePipeline(folder, runtime)
-    return TextPipeline(folder, runtime)
-
-
-@dataclass(frozen=True)
-class TextEvent:
-    """A piece of a continuation.
-
-    Attributes:
-        index: which continuation it belongs to.
-        text: new text; may be empty when a token ends inside a character.
-        finish: None while it goes on, else "stop" (a stop string), "eos" or "length".
-        tokens: how many the continuation has so far.
-    """
-
-    index: int
-    text: str
-    finish: str | None
-    tokens: int
+    path = library.find(str(name))
+    kind = ImagePipeline if library.kind(path) == "image" else TextPipeline
+    return kind(path, device=device, precision=precision, engine=engine, note=note)
 
 
 class _Pipeline:
     """What both kinds share: a model that is open until `close`; a context manager.
 
     Attributes:
-        folder: the model's.
+        path: the model's folder or file.
+        placement: where and how it runs, if a request asks for nothing else.
     """
 
-    def __init__(self, folder: Path, runtime: Runtime) -> None:
-        from genkit.runtime.manager import memory_guard
+    task: Task
 
-        self.folder = folder
+    def __init__(
+        self,
+        path: Path,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        engine: str = "auto",
+        note: Note | None = None,
+    ) -> None:
+        self.path = path
+        self.placement = resolve(device, precision, engine, task=self.task)
+        self._place = functools.partial(resolve, device, precision, task=self.task)
+        self._precision, self._engine_asked = precision, engine
+        self._note: Note = note or (lambda line: None)
         with ExitStack() as undo:  # undone at once when the model does not load
-            undo.enter_context(runtime.settings())
-            with memory_guard("use --device cpu, or a smaller model"):
-                self._open(runtime)
+            self._undo = undo
+            self._open()
             self._undo = undo.pop_all()
 
-    def _open(self, runtime: Runtime) -> None:
+    def _open(self) -> None:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Put torch's settings back; once is enough."""
+        """Let the engines go, and put torch's settings back; once is enough."""
         self._undo.close()
 
     def __enter__(self) -> Self:
@@ -110,19 +104,92 @@ class _Pipeline:
         self.close()
 
 
-class TextPipeline(_Pipeline):
-    """Prompt in, text out."""
+@dataclass(frozen=True)
+class TextJob:
+    """Continue `prompt` `config.n` times, the i-th from seed + i. An empty prompt starts a new text."""
 
-    def _open(self, runtime: Runtime) -> None:
-        from genkit.text.engines.torch import TorchTextEngine
-        from genkit.text.models.store import check_usable, load_model
+    prompt: str
+    config: GenerationConfig
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TextEvent:
+    """A piece of a continuation.
+
+    Attributes:
+        job: which job it belongs to, from 0.
+        index: which of its continuations.
+        text: new text; may be empty when a token ends inside a character.
+        finish: None while it goes on, else "stop" (a stop string), "eos", "length", or "error".
+        tokens: how many the continuation has so far.
+        token: the id of the token behind it.
+        logprob: its log-probability, and `top` the likeliest tokens with theirs, if
+            `config.logprobs` asks for them.
+        error: why the job was refused; its only event then.
+    """
+
+    job: int
+    index: int
+    text: str
+    finish: str | None
+    tokens: int
+    token: int | None = None
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+    error: GenkitError | None = None
+
+
+class _Work(NamedTuple):
+    """A job on its way to an engine."""
+
+    job: int
+    engine: str
+    requests: list[TokenRequest]
+
+
+class _Row(NamedTuple):
+    """A continuation on its way."""
+
+    job: int
+    index: int
+    request: TokenRequest
+    writer: Writer
+
+
+class TextPipeline(_Pipeline):
+    """Prompt in, text out.
+
+    Attributes:
+        tokenizer: None for a `.gguf` file, which tokenizes itself.
+    """
+
+    task = "text"
+
+    def _open(self) -> None:
         from genkit.text.tokenizer import Tokenizer
 
-        self.tokenizer: Tokenizer = Tokenizer.load(self.folder)
-        model = load_model(self.folder)
-        check_usable(self.folder, model, self.tokenizer)
-        self.block_size = model.config.block_size
-        self.engine: TextEngine = TorchTextEngine(model.to(runtime.device).eval(), runtime)
+        self._engines: dict[str, TextEngine] = {}
+        self._parallel = 0  # what the open llama.cpp has room for
+        self.tokenizer: Tokenizer | None = None
+        if self.path.suffix == library.GGUF and self.path.is_file():
+            self._check_gguf()
+            return
+        self.tokenizer = Tokenizer.load(self.path)
+        self._shape = GPTConfig.from_hf(read_json(self.path / library.CONFIG))
+        if self.tokenizer.vocab_size > self._shape.vocab_size:
+            raise InputError(
+                f"{self.path}: the tokenizer has {self.tokenizer.vocab_size} tokens, the model {self._shape.vocab_size}"
+            )
+
+    def _check_gguf(self) -> None:
+        if self._precision != "auto":
+            raise UsageError(
+                f"--precision {self._precision}: {self.path.name} has a precision of its own", "leave it out"
+            )
+        if self._engine_asked not in ("auto", "llamacpp"):
+            raise UsageError(f"--engine {self._engine_asked} does not read {self.path.name}", "use --engine llamacpp")
+        self.placement = self._place("llamacpp")
 
     def defaults(self) -> dict[str, Any]:
         """The sampling settings that the model itself recommends, by the names of `GenerationConfig`.
@@ -133,9 +200,7 @@ class TextPipeline(_Pipeline):
         Raises:
             InputError: a value of another type, or out of range.
         """
-        from genkit.text.models.store import GENERATION
-
-        path = self.folder / GENERATION
+        path = self.path / library.GENERATION
         held = read_json(path) if path.exists() else {}
         known = {k: v for k, v in held.items() if k in GenerationConfig.__dataclass_fields__ and v is not None}
         try:
@@ -144,80 +209,215 @@ class TextPipeline(_Pipeline):
             raise InputError(f"{path}: {error}") from error
         return {name: getattr(config, name) for name in known}
 
-    def stream(self, prompt: str, config: GenerationConfig | None = None, *, seed: int = 0) -> Iterator[TextEvent]:
-        """Continue `prompt` `config.n` times, the i-th from seed + i.
-
-        The pieces of several continuations come interleaved. An empty prompt
-        starts a new text.
-
-        Raises:
-            InputError: the prompt does not fit the context.
-            ResourceError: the memory does not suffice.
-        """
-        from genkit.runtime.manager import memory_guard
-        from genkit.text.engines import TokenRequest
-
-        config = config or GenerationConfig(**self.defaults())
-        ids = self.tokenizer.encode(prompt) or [self.tokenizer.eos_id]
-        if len(ids) >= self.block_size:
-            raise InputError(
-                f"the prompt has {len(ids)} tokens and the model's context {self.block_size}",
-                f"shorten it to {self.block_size - 1} tokens or fewer",
-            )
-        requests = [TokenRequest(ids, config, seed=seed + i) for i in range(config.n)]
-        writers = [_Writer(self.tokenizer.stream_decoder(), config.stop) for _ in requests]
-        with memory_guard("lower -n or --max-new-tokens, or use --device cpu"):
-            for event in self.engine.generate(requests):
-                request, writer = requests[event.index], writers[event.index]
-                if request.finished:
-                    continue
-                text, finish = writer.push(event.token, event.done)
-                request.finished = finish is not None
-                yield TextEvent(event.index, text, finish, writer.tokens)
-
     def complete(self, prompt: str, config: GenerationConfig | None = None, *, seed: int = 0) -> list[str]:
-        """The continuations of `prompt`, whole."""
+        """The continuations of `prompt`, whole; arguments and errors as `stream`."""
         config = config or GenerationConfig(**self.defaults())
         texts = [""] * config.n
         for event in self.stream(prompt, config, seed=seed):
             texts[event.index] += event.text
         return texts
 
+    def stream(self, prompt: str, config: GenerationConfig | None = None, *, seed: int = 0) -> Iterator[TextEvent]:
+        """Continue `prompt` `config.n` times, the i-th from seed + i; the pieces come interleaved.
 
-class _Writer:
-    """Tokens to text, holding back what may become a stop string."""
+        Raises:
+            UsageError: settings that no engine, or not the chosen one, can do.
+            InputError: the prompt does not fit the context.
+            ResourceError: the memory does not suffice.
+        """
+        config = config or GenerationConfig(**self.defaults())
+        for event in self.run([TextJob(prompt, config, seed)], parallel=min(config.n, PARALLEL)):
+            if event.error:
+                raise event.error
+            yield event
 
-    def __init__(self, decoder: StreamDecoder, stop: Sequence[str]) -> None:
-        self._decoder, self._stop, self._held, self.tokens = decoder, stop, "", 0
+    def run(self, jobs: Iterable[TextJob], *, parallel: int = PARALLEL) -> Iterator[TextEvent]:
+        """Do many jobs, `parallel` continuations at a time; `jobs` is read as there is room.
 
-    def push(self, token: int, done: str | None) -> tuple[str, str | None]:
-        self.tokens += 1
-        self._held += "" if done == "eos" else self._decoder.push(token)
-        if done is not None:
-            self._held += self._decoder.flush()
-        found = [at for s in self._stop if (at := self._held.find(s)) >= 0]
-        if found:
-            return self._held[: min(found)], "stop"
-        keep = 0 if done else max((_overlap(self._held, s) for s in self._stop), default=0)
-        text, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
-        return text, done
+        A job that is refused gives one event with its `error`; the others go on.
 
+        Raises:
+            ResourceError: the memory does not suffice.
+        """
+        refused: deque[TextEvent] = deque()
+        for engine, works in groupby(self._prepared(jobs, refused), key=lambda work: work.engine):
+            yield from self._run_on(engine, works, parallel, refused)
+        yield from refused
 
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that begins `stop`."""
-    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
+    def piece(self, token: int) -> str:
+        """What one token reads as by itself."""
+        return self.tokenizer.decode([token]) if self.tokenizer else self._engine("llamacpp", 1).piece(token)
+
+    def _prepared(self, jobs: Iterable[TextJob], refused: deque[TextEvent]) -> Iterator[_Work]:
+        for number, job in enumerate(jobs):
+            try:
+                requests = self._requests(job)
+                engine = self._engine_for(job.config, requests[0].bias)
+            except GenkitError as error:
+                refused.append(TextEvent(number, 0, "", "error", 0, error=error))
+                continue
+            yield _Work(number, engine, requests)
+
+    def _requests(self, job: TextJob) -> list[TokenRequest]:
+        from genkit.text.engines import TokenRequest
+
+        config, bias, prompt = job.config, self._bias(job.config), self._encode(job.prompt)
+        beams = config.num_beams > 1
+        return [
+            TokenRequest(prompt, config, seed=job.seed + (0 if beams else i), rank=i if beams else 0, bias=bias)
+            for i in range(config.n)
+        ]
+
+    def _encode(self, prompt: str) -> list[int] | str:
+        if self.tokenizer is None:
+            return prompt
+        ids = self.tokenizer.encode(prompt) or [self.tokenizer.eos_id]
+        if len(ids) >= self._shape.block_size:
+            raise InputError(
+                f"the prompt has {len(ids)} tokens and the model's context {self._shape.block_size}",
+                f"shorten it to {self._shape.block_size - 1} tokens or fewer",
+            )
+        return ids
+
+    def _bias(self, config: GenerationConfig) -> Bias:
+        if config.logit_bias and self.tokenizer is None:
+            raise UsageError(f"--logit-bias needs a tokenizer.json, and {self.path} is one file", "leave it out")
+        pairs = [parse_bias(text) for text in config.logit_bias]
+        return tuple((tuple(self.tokenizer.encode(text)), bias) for text, bias in pairs) if self.tokenizer else ()
+
+    def _engine_for(self, config: GenerationConfig, bias: Bias) -> str:
+        """The engine that can do it: the placement's, or another where the user left it open."""
+        from genkit.text.engines import lacks
+
+        usual = self.placement.engine
+        missing = lacks(usual, config, bias)
+        if not missing:
+            return usual
+        other = "torch" if usual == "llamacpp" else "llamacpp"
+        flags = " and ".join(missing)
+        if self.tokenizer is None or self._engine_asked != "auto":
+            whose = (
+                f"--engine {usual}"
+                if self._engine_asked != "auto"
+                else f"{self.path.name}, which runs on llama.cpp alone,"
+            )
+            remedy = f"use --engine {other}" if self.tokenizer else "leave it out"
+            raise UsageError(f"{whose} cannot do {flags}", remedy)
+        if also := lacks(other, config, bias):
+            raise UsageError(f"{flags} and {' and '.join(also)} exclude each other", "no engine does both")
+        if other not in self._engines:
+            self._note(f"{flags}: done by {other}, which {usual} cannot")
+        return other
+
+    def _run_on(
+        self, name: str, works: Iterable[_Work], parallel: int, refused: deque[TextEvent]
+    ) -> Iterator[TextEvent]:
+        from genkit.text.writing import Writer
+
+        engine = self._engine(name, parallel)
+        rows: dict[int, _Row] = {}
+
+        def requests() -> Iterator[TokenRequest]:
+            started = 0
+            for work in works:
+                for index, request in enumerate(work.requests):
+                    decoder = self.tokenizer.stream_decoder() if self.tokenizer else None
+                    rows[started] = _Row(work.job, index, request, Writer(decoder, request.config.stop))
+                    yield request
+                    started += 1
+
+        with _guard(name, "lower -n or --max-new-tokens, or use --device cpu"):
+            for event in engine.generate(requests()):
+                while refused:
+                    yield refused.popleft()
+                row = rows[event.index]
+                if row.request.finished:
+                    continue
+                if event.error:
+                    text, finish = "", "error"
+                else:
+                    text, finish = row.writer.push(event.token, event.done, event.text)
+                if finish is not None:
+                    row.request.finished = True
+                    del rows[event.index]
+                yield TextEvent(
+                    row.job,
+                    row.index,
+                    text,
+                    finish,
+                    row.writer.tokens,
+                    event.token,
+                    event.logprob,
+                    event.top,
+                    event.error,
+                )
+
+    def _engine(self, name: str, parallel: int) -> Any:
+        """The open engine of that name; opened first if need be."""
+        if name == "llamacpp" and parallel > self._parallel:
+            if name in self._engines:
+                self._engines.pop(name).close()
+            self._engines[name] = self._open_llamacpp(parallel)
+            self._parallel = parallel
+        if name not in self._engines:
+            self._engines[name] = self._open_torch()
+        return self._engines[name]
+
+    def _open_llamacpp(self, parallel: int) -> TextEngine:
+        from genkit.text.engines.llamacpp import LlamaCppEngine
+        from genkit.text.gguf import gguf_view
+
+        gguf = gguf_view(self.path, self._place("llamacpp").precision) if self.tokenizer else self.path
+        engine = LlamaCppEngine(gguf, parallel=parallel)
+        self._undo.callback(engine.close)
+        return engine
+
+    def _open_torch(self) -> TextEngine:
+        from genkit.runtime.manager import Runtime, memory_guard
+        from genkit.text.engines.torch import TorchTextEngine
+        from genkit.text.models.store import check_usable, load_model
+
+        assert self.tokenizer is not None  # `_engine_for` sends no .gguf here
+        runtime = Runtime(self._place("torch"))
+        self._undo.enter_context(runtime.settings())
+        with memory_guard("use --device cpu, or a smaller model"):
+            model = load_model(self.path)
+            check_usable(self.path, model, self.tokenizer)
+            engine = TorchTextEngine(model, runtime)
+        self._undo.callback(engine.close)
+        return engine
 
 
 class ImagePipeline(_Pipeline):
-    """Seeds in, images out."""
+    """Seeds in, images out.
 
-    def _open(self, runtime: Runtime) -> None:
+    Attributes:
+        size, channels: of every image.
+    """
+
+    task = "image"
+
+    def _open(self) -> None:
+        from genkit.image.config import DCGANConfig
+
+        shape = DCGANConfig.from_dict(read_json(self.path / library.CONFIG))
+        self.size, self.channels = shape.size, shape.channels
+        self.engine: ImageEngine = self._open_torch() if self.placement.engine == "torch" else self._open_onnx()
+
+    def _open_onnx(self) -> ImageEngine:
+        from genkit.image.engines.onnx import OnnxImageEngine
+
+        return OnnxImageEngine(self.path)
+
+    def _open_torch(self) -> ImageEngine:
         from genkit.image.engines.torch import TorchImageEngine
         from genkit.image.models.store import load_generator
+        from genkit.runtime.manager import Runtime, memory_guard
 
-        generator = load_generator(self.folder)
-        self.size, self.channels = generator.config.size, generator.config.channels
-        self.engine = TorchImageEngine(generator.to(runtime.device).eval(), runtime)
+        runtime = Runtime(self.placement)
+        self._undo.enter_context(runtime.settings())
+        with memory_guard("use --device cpu, or a smaller model"):
+            return TorchImageEngine(load_generator(self.path), runtime)
 
     def draw(self, seeds: Iterable[int]) -> Iterator[ImageEvent]:
         """One image a seed, in order; the same seed draws the same image whatever its neighbours.
@@ -229,7 +429,15 @@ class ImagePipeline(_Pipeline):
             ResourceError: the memory does not suffice.
         """
         from genkit.image.engines import ImageRequest
-        from genkit.runtime.manager import memory_guard
 
-        with memory_guard("lower --n, or use --device cpu"):
+        with _guard(self.placement.engine, "lower --n, or use --device cpu"):
             yield from self.engine.generate(ImageRequest(seed) for seed in seeds)
+
+
+def _guard(engine: str, remedy: str) -> AbstractContextManager[None]:
+    """Torch's lack of memory becomes one line; the other engines raise MemoryError."""
+    if engine != "torch":
+        return nullcontext()
+    from genkit.runtime.manager import memory_guard
+
+    return memory_guard(remedy)

@@ -102,7 +102,7 @@ def image(
         pipeline = cast("ImagePipeline", opened)
         if drawn_seed:
             terminal.note(f"seed {first}")
-        note, clobber = _note(model, pipeline.folder), not no_clobber
+        note, clobber = _note(model, pipeline.path), not no_clobber
         events = timed(terminal, pipeline.draw(wanted), "images")
         if each:
             written = _write_each(events, Path(out), form, note, clobber=clobber)

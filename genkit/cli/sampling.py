@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from genkit import library
 from genkit.cli.terminal import Terminal
 from genkit.errors import InputError
-from genkit.files import sha256
-from genkit.runtime.device import resolve
 
 if TYPE_CHECKING:
     from genkit.pipeline import ImagePipeline, TextPipeline
@@ -28,28 +26,26 @@ def open_model(
         InputError: no such model, or one that does not do this task.
         UsageError, ResourceError: as `genkit.runtime.device.resolve`.
     """
-    placement = resolve(device, precision, engine, task=task)
-    folder = library.find(name)
-    found = library.kind(folder)
+    path = library.find(name)
+    found = library.kind(path)
     if found != task:
         article = "an" if found == "image" else "a"
         raise InputError(f"{name} is {article} {found} model", f"use genkit {found}")
 
-    from genkit.pipeline import open_pipeline
+    from genkit.pipeline import load
 
-    started = time.monotonic()
-    pipeline = open_pipeline(folder, placement)
-    terminal.detail(
-        f"{folder} on {placement.device} in {placement.precision} ({placement.why}), "
-        f"loaded in {time.monotonic() - started:.1f} s"
-    )
+    pipeline = load(name, device=device, precision=precision, engine=engine, note=terminal.detail)
+    placed = pipeline.placement
+    terminal.detail(f"{path} on {placed.device} in {placed.precision} by {placed.engine} ({placed.why})")
     return pipeline
 
 
-def weights_hash(folder: Path) -> str | None:
+def weights_hash(path: Path) -> str | None:
     """SHA-256 of the weights, which with the seed says what was drawn; None if they are in pieces."""
-    path = folder / library.WEIGHTS
-    return sha256(path) if path.is_file() else None
+    from genkit.cache import content_hash
+
+    path = path / library.WEIGHTS if path.is_dir() else path
+    return content_hash(path) if path.is_file() else None
 
 
 def timed(terminal: Terminal, events: Iterable[Event], unit: str) -> Iterator[Event]:

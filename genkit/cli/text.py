@@ -118,7 +118,7 @@ def text(
             if form == "text":
                 pieces = as_text(events, start if echo else "")
             else:
-                facts = {"model": model, "model_sha256": weights_hash(pipeline.folder), "prompt": start, "seed": seed}
+                facts = {"model": model, "model_sha256": weights_hash(pipeline.path), "prompt": start, "seed": seed}
                 pieces = as_json(events, facts | {"settings": config.to_dict()}, lines=form == "jsonl")
             for piece in pieces:
                 put(printable(piece) if to_terminal else piece)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from genkit.errors import GenkitError
 from genkit.text.config import GenerationConfig
 
 Bias = tuple[tuple[tuple[int, ...], float], ...]
@@ -42,11 +43,13 @@ class TokenEvent:
         index: position of its request.
         token: its id; the end-of-text token is reported too.
         done: None while the row goes on, "eos" after the end-of-text token, "length" after
-            `max_new_tokens` or at the end of the context.
+            `max_new_tokens` or at the end of the context, "error" with `error`.
         logprob: the model's own log-probability of it, before penalties, temperature and
             truncation; None unless `config.logprobs` asks for it.
         top: the `config.logprobs` likeliest tokens with theirs, best first.
         text: what it reads as, from a model that tokenizes itself.
+        error: why the row could not go on; it is then the row's only or last event, and
+            `done` is "error".
     """
 
     index: int
@@ -55,6 +58,7 @@ class TokenEvent:
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
     text: str | None = None
+    error: GenkitError | None = None
 
 
 class TextEngine(Protocol):

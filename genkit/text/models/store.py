@@ -11,6 +11,7 @@ from torch import Tensor
 from genkit.errors import InputError
 from genkit.files import read_json
 from genkit.library import CONFIG as CONFIG
+from genkit.library import GENERATION as GENERATION
 from genkit.library import WEIGHTS as WEIGHTS
 from genkit.text.config import GPTConfig
 from genkit.text.models.gpt import GPT
@@ -18,7 +19,7 @@ from genkit.text.models.layout import from_hf_state, to_hf_state
 from genkit.text.tokenizer import Tokenizer
 from genkit.training.weights import load_tensors
 
-INDEX, GENERATION = "model.safetensors.index.json", "generation_config.json"
+INDEX = "model.safetensors.index.json"
 
 
 def read_config(folder: Path) -> GPTConfig:
