@@ -16,7 +16,6 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"  # together a model
 GGUF = ".gguf"  # the suffix of a file that is a text model by itself
 RECORD = "genkit.json"  # where it comes from
 GENERATION = "generation_config.json"  # the sampling settings that a text model recommends
-GGUF = ".gguf"  # llama.cpp's format, a model in one file
 RUN_MARK = ".genkit-run"  # in the folder of a training run from its first moment
 DEFAULT_TEXT, DEFAULT_IMAGE = "story", "kittens"
 
@@ -65,8 +64,6 @@ def find(name: str) -> Path:
     shelf = bundled()
     if name in shelf and not (path / CONFIG).is_file():  # a folder of drawn kittens hides no model
         return shelf[name]
-    if path.suffix == GGUF and path.is_file():
-        return path
     if path.is_file():
         if path.suffix == GGUF:
             return path
@@ -88,14 +85,12 @@ def find(name: str) -> Path:
     return path
 
 
-def kind(folder: Path) -> Literal["text", "image"]:
-    """What the model in `folder`, or the `.gguf` file of that name, makes.
+def kind(path: Path) -> Literal["text", "image"]:
+    """What the model in a folder, or a `.gguf` file, makes.
 
     Raises:
         InputError: `config.json` cannot be read.
     """
-    if folder.suffix == GGUF and folder.is_file():
-        return "text"
     if path.suffix == GGUF and path.is_file():
         return "text"
     return "image" if read_json(path / CONFIG).get("model_type") == "dcgan" else "text"

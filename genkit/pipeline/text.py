@@ -1,107 +1,25 @@
-"""A model ready to use: `load(name)` gives a text or an image pipeline.
-
-    from genkit import load
-
-    for piece in load("story").stream("Once upon a time", seed=7):
-        print(piece.text, end="")
-
-On a CPU text runs on llama.cpp and images on ONNX Runtime; torch is imported for an
-accelerator, and for what only torch can do. While its engine is open, torch's number
-of threads and its TF32 switches are the pipeline's; `close`, or leaving the `with`
-block, puts them back. Nothing here touches the global random generators.
-"""
+"""Prompt in, text out."""
 
 from __future__ import annotations
 
-import functools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from genkit import library
 from genkit.errors import GenkitError, InputError, UsageError
 from genkit.files import read_json
-from genkit.runtime.device import Task, resolve
+from genkit.pipeline.base import Pipeline, guard
 from genkit.text.config import GenerationConfig, GPTConfig, parse_bias
 
 if TYPE_CHECKING:
-    from genkit.image.engines import ImageEngine, ImageEvent
     from genkit.text.engines import Bias, TextEngine, TokenRequest
     from genkit.text.tokenizer import Tokenizer
     from genkit.text.writing import Writer
 
 PARALLEL = 16  # continuations at once
-
-Note = Callable[[str], None]
-
-
-def load(
-    name: str | Path, *, device: str = "auto", precision: str = "auto", engine: str = "auto", note: Note | None = None
-) -> TextPipeline | ImagePipeline:
-    """Load a model by name.
-
-    Args:
-        name: see `genkit.library.find`.
-        device, precision, engine: see `genkit.runtime.device.resolve`.
-        note: is told what was chosen, and why, a line at a time.
-
-    Raises:
-        InputError: no such model, or files that are refused.
-        ResourceError: no such device.
-    """
-    path = library.find(str(name))
-    kind = ImagePipeline if library.kind(path) == "image" else TextPipeline
-    return kind(path, device=device, precision=precision, engine=engine, note=note)
-
-
-class _Pipeline:
-    """What both kinds share: a model that is open until `close`; a context manager.
-
-    Attributes:
-        path: the model's folder or file.
-        placement: where and how it runs, if a request asks for nothing else.
-    """
-
-    task: Task
-
-    def __init__(
-        self,
-        path: Path,
-        *,
-        device: str = "auto",
-        precision: str = "auto",
-        engine: str = "auto",
-        note: Note | None = None,
-    ) -> None:
-        self.path = path
-        self.placement = resolve(device, precision, engine, task=self.task)
-        self._place = functools.partial(resolve, device, precision, task=self.task)
-        self._precision, self._engine_asked = precision, engine
-        self._note: Note = note or (lambda line: None)
-        with ExitStack() as undo:  # undone at once when the model does not load
-            self._undo = undo
-            self._open()
-            self._undo = undo.pop_all()
-
-    def _open(self) -> None:
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Let the engines go, and put torch's settings back; once is enough."""
-        self._undo.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 @dataclass(frozen=True)
@@ -157,7 +75,7 @@ class _Row(NamedTuple):
     writer: Writer
 
 
-class TextPipeline(_Pipeline):
+class TextPipeline(Pipeline):
     """Prompt in, text out.
 
     Attributes:
@@ -183,12 +101,12 @@ class TextPipeline(_Pipeline):
             )
 
     def _check_gguf(self) -> None:
-        if self._precision != "auto":
+        if self._asked_precision != "auto":
             raise UsageError(
-                f"--precision {self._precision}: {self.path.name} has a precision of its own", "leave it out"
+                f"--precision {self._asked_precision}: {self.path.name} has a precision of its own", "leave it out"
             )
-        if self._engine_asked not in ("auto", "llamacpp"):
-            raise UsageError(f"--engine {self._engine_asked} does not read {self.path.name}", "use --engine llamacpp")
+        if self._asked_engine not in ("auto", "llamacpp"):
+            raise UsageError(f"--engine {self._asked_engine} does not read {self.path.name}", "use --engine llamacpp")
         self.placement = self._place("llamacpp")
 
     def defaults(self) -> dict[str, Any]:
@@ -295,14 +213,10 @@ class TextPipeline(_Pipeline):
             return usual
         other = "torch" if usual == "llamacpp" else "llamacpp"
         flags = " and ".join(missing)
-        if self.tokenizer is None or self._engine_asked != "auto":
-            whose = (
-                f"--engine {usual}"
-                if self._engine_asked != "auto"
-                else f"{self.path.name}, which runs on llama.cpp alone,"
-            )
-            remedy = f"use --engine {other}" if self.tokenizer else "leave it out"
-            raise UsageError(f"{whose} cannot do {flags}", remedy)
+        if self.tokenizer is None:
+            raise UsageError(f"{self.path.name} runs on llama.cpp alone, which cannot do {flags}", "leave it out")
+        if self._asked_engine != "auto":
+            raise UsageError(f"--engine {usual} cannot do {flags}", f"use --engine {other}")
         if also := lacks(other, config, bias):
             raise UsageError(f"{flags} and {' and '.join(also)} exclude each other", "no engine does both")
         if other not in self._engines:
@@ -326,12 +240,12 @@ class TextPipeline(_Pipeline):
                     yield request
                     started += 1
 
-        with _guard(name, "lower -n or --max-new-tokens, or use --device cpu"):
+        with guard(name, "lower -n or --max-new-tokens, or use --device cpu"):
             for event in engine.generate(requests()):
                 while refused:
                     yield refused.popleft()
-                row = rows[event.index]
-                if row.request.finished:
+                row = rows.get(event.index)
+                if row is None:
                     continue
                 if event.error:
                     text, finish = "", "error"
@@ -386,58 +300,3 @@ class TextPipeline(_Pipeline):
             engine = TorchTextEngine(model, runtime)
         self._undo.callback(engine.close)
         return engine
-
-
-class ImagePipeline(_Pipeline):
-    """Seeds in, images out.
-
-    Attributes:
-        size, channels: of every image.
-    """
-
-    task = "image"
-
-    def _open(self) -> None:
-        from genkit.image.config import DCGANConfig
-
-        shape = DCGANConfig.from_dict(read_json(self.path / library.CONFIG))
-        self.size, self.channels = shape.size, shape.channels
-        self.engine: ImageEngine = self._open_torch() if self.placement.engine == "torch" else self._open_onnx()
-
-    def _open_onnx(self) -> ImageEngine:
-        from genkit.image.engines.onnx import OnnxImageEngine
-
-        return OnnxImageEngine(self.path)
-
-    def _open_torch(self) -> ImageEngine:
-        from genkit.image.engines.torch import TorchImageEngine
-        from genkit.image.models.store import load_generator
-        from genkit.runtime.manager import Runtime, memory_guard
-
-        runtime = Runtime(self.placement)
-        self._undo.enter_context(runtime.settings())
-        with memory_guard("use --device cpu, or a smaller model"):
-            return TorchImageEngine(load_generator(self.path), runtime)
-
-    def draw(self, seeds: Iterable[int]) -> Iterator[ImageEvent]:
-        """One image a seed, in order; the same seed draws the same image whatever its neighbours.
-
-        Yields:
-            events with `pixels`, uint8 (H, W, C).
-
-        Raises:
-            ResourceError: the memory does not suffice.
-        """
-        from genkit.image.engines import ImageRequest
-
-        with _guard(self.placement.engine, "lower --n, or use --device cpu"):
-            yield from self.engine.generate(ImageRequest(seed) for seed in seeds)
-
-
-def _guard(engine: str, remedy: str) -> AbstractContextManager[None]:
-    """Torch's lack of memory becomes one line; the other engines raise MemoryError."""
-    if engine != "torch":
-        return nullcontext()
-    from genkit.runtime.manager import memory_guard
-
-    return memory_guard(remedy)

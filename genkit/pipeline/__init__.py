@@ -1,0 +1,42 @@
+"""A model ready to use: `load(name)` gives a text or an image pipeline.
+
+    from genkit import load
+
+    for piece in load("story").stream("Once upon a time", seed=7):
+        print(piece.text, end="")
+
+On a CPU text runs on llama.cpp and images on ONNX Runtime; torch is imported for an
+accelerator, and for what only torch can do. While its engine is open, torch's number
+of threads and its TF32 switches are the pipeline's; `close`, or leaving the `with`
+block, puts them back. Nothing here touches the global random generators.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from genkit import library
+from genkit.pipeline.base import Note
+from genkit.pipeline.image import ImagePipeline
+from genkit.pipeline.text import TextEvent, TextJob, TextPipeline
+
+__all__ = ["ImagePipeline", "TextEvent", "TextJob", "TextPipeline", "load"]
+
+
+def load(
+    name: str | Path, *, device: str = "auto", precision: str = "auto", engine: str = "auto", note: Note | None = None
+) -> TextPipeline | ImagePipeline:
+    """Load a model by name.
+
+    Args:
+        name: see `genkit.library.find`.
+        device, precision, engine: see `genkit.runtime.device.resolve`.
+        note: is told what was chosen, and why, a line at a time.
+
+    Raises:
+        InputError: no such model, or files that are refused.
+        ResourceError: no such device.
+    """
+    path = library.find(str(name))
+    kind = ImagePipeline if library.kind(path) == "image" else TextPipeline
+    return kind(path, device=device, precision=precision, engine=engine, note=note)
