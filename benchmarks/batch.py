@@ -1,0 +1,123 @@
+"""64 prompts x 128 tokens from a file, against batched decoding by llama.cpp and by transformers.
+
+    python benchmarks/batch.py [--json] [--rounds N] [--llama-cpp DIR]
+
+Ours is the whole process `genkit text --input prompts.txt --output out.jsonl`, imports
+and loading included; its tokens are counted in the output. The peers are open
+already, and only their batched generation counts: `llama-batched-bench` with the best
+of several numbers of parallel sequences (it neither samples nor makes text), the
+xllamacpp library that genkit calls, alone, likewise, and `transformers` with all
+prompts in one padded batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from time import perf_counter
+
+from harness import Result, Row, environment, genkit, in_turn, main, process, run, threads
+from peers import CONTEXT, STORY, TOKENS, Wheel, auto_precision, llama_cpp, no_llama_cpp, script, view
+
+NAMES = ("Lily", "Tom", "The old king", "A little dog", "Anna", "The fox", "Ben", "A brave girl")
+DEEDS = ("went to the park", "found a red ball", "was very sad", "saw a big tree", "had a secret", "wanted to fly",
+         "lived in a house", "liked to sing")  # fmt: skip
+PROMPTS = [f"{name} {deed}" for name in NAMES for deed in DEEDS]
+PARALLEL = (8, 16, 32, 64)
+# reads lines, and after each prints how many seconds a batch took
+TRANSFORMERS_SCRIPT = """\
+import sys, time
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder, prompts, tokens = sys.argv[1], open(sys.argv[2]).read().splitlines(), int(sys.argv[3])
+tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+model = AutoModelForCausalLM.from_pretrained(folder)
+for line in sys.stdin:
+    started = time.perf_counter()
+    inputs = tokenizer(prompts, return_tensors="pt", padding=True)
+    output = model.generate(
+        **inputs, min_new_tokens=tokens, max_new_tokens=tokens, do_sample=False, repetition_penalty=1.0
+    )
+    tokenizer.batch_decode(output)
+    print(time.perf_counter() - started, flush=True)
+"""
+
+
+def ours(prompts: Path, output: Path) -> Callable[[], float]:
+    """Tokens a second of the whole process; tokens are those of the texts it wrote."""
+    flags = ("--max-new-tokens", TOKENS, "--temperature", 0, "--repetition-penalty", 1, "--seed", 0)
+    seconds = process(genkit("text", "--input", prompts, "--output", output, *flags))
+
+    def measure() -> float:
+        output.unlink(missing_ok=True)
+        return len(PROMPTS) * TOKENS / seconds()
+
+    return measure
+
+
+def batched_bench(binary: Path, gguf: Path) -> Callable[[], float]:
+    """The best rate over PARALLEL, prompts of 8 tokens included."""
+    size = ("-npp", 8, "-ntg", TOKENS, "-npl", ",".join(map(str, PARALLEL)), "-c", PARALLEL[-1] * CONTEXT)
+    command = [str(a) for a in (binary, "-m", gguf, *size, "-t", threads(), "--output-format", "jsonl")]
+
+    def measure() -> float:
+        results = [json.loads(line) for line in run(command).splitlines() if line.startswith("{")]
+        return max(float(r["pl"] * r["tg"] / r["t"]) for r in results)
+
+    return measure
+
+
+def wheel(gguf: Path, parallel: int) -> Callable[[], float]:
+    def measure() -> float:
+        with Wheel(gguf, parallel=parallel) as server:
+            started = perf_counter()
+            server.complete(PROMPTS, TOKENS)
+            return len(PROMPTS) * TOKENS / (perf_counter() - started)
+
+    return measure
+
+
+@contextmanager
+def transformers(folder: Path, prompts: Path) -> Iterator[Callable[[], float]]:
+    command = script(folder, "batch.py", TRANSFORMERS_SCRIPT, STORY, prompts, TOKENS)
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment()) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        talk, listen = child.stdin, child.stdout
+
+        def measure() -> float:
+            print("go", file=talk, flush=True)
+            return len(PROMPTS) * TOKENS / float(listen.readline())
+
+        yield measure
+
+
+def measure(args: argparse.Namespace) -> list[Result]:
+    what = f"{len(PROMPTS)} prompts x {TOKENS} tokens"
+    gguf = view(auto_precision())
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        prompts = folder / "prompts.txt"
+        prompts.write_text("".join(prompt + "\n" for prompt in PROMPTS))
+        builds = llama_cpp(args, "llama-batched-bench")
+        peers = {f"llama-batched-bench, {build}": batched_bench(binary, gguf) for build, binary in builds.items()}
+        results: list[Result] = [] if peers else [no_llama_cpp(what)]
+        best = max(PARALLEL, key=lambda parallel: wheel(gguf, parallel)())
+        peers[f"xllamacpp alone, {best} at once"] = wheel(gguf, best)
+        peers["transformers"] = stack.enter_context(transformers(folder, prompts))
+        rates = in_turn({"genkit": ours(prompts, folder / "out.jsonl")} | peers, args.rounds)
+    for peer in peers:
+        reach = ">= 3" if peer == "transformers" else ">= 1" if "bench" in peer else None
+        results.append(Row(what, peer, rates["genkit"], rates[peer], "tok/s", reach))
+    return results
+
+
+if __name__ == "__main__":
+    main(__doc__, measure)
