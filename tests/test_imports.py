@@ -33,6 +33,7 @@ LAYERS = {
     "genkit.image": 2,
     "genkit.image.config": 0,
     "genkit.pipeline": 3,
+    "genkit.export": 3,
     "genkit.cli": 4,
     "genkit.__main__": 5,
 }
@@ -115,7 +116,7 @@ def test_rich_and_transformers_stay_where_they_belong(module: str) -> None:
     assert not any(n.split(".")[0] == "transformers" for n in imports(module, inside_functions=False))
 
 
-COMMANDS = ("text", "image", "train-text", "train-gan", "info", "models")
+COMMANDS = ("text", "image", "train-text", "train-gan", "info", "models", "export", "doctor", "completion")
 
 
 @pytest.mark.parametrize("args", [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)], ids=" ".join)

@@ -75,7 +75,7 @@ def test_other_weights_beside_the_model_are_not_taken_for_it(model: Path) -> Non
 
 def test_other_weight_files_are_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "model.pt").write_bytes(b"PK\x03\x04")
-    with pytest.raises(InputError, match=r"not a \.safetensors file"):
+    with pytest.raises(InputError, match=r"not a \.safetensors or \.gguf file"):
         library.find(str(tmp_path / "model.pt"))
 
 

@@ -10,10 +10,11 @@ import time
 
 STARTED = time.monotonic()  # a training budget counts from here, imports included
 
+import os  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
 from importlib import import_module  # noqa: E402
-from typing import NamedTuple  # noqa: E402
+from typing import Any, NamedTuple  # noqa: E402
 
 import click  # noqa: E402
 
@@ -37,8 +38,11 @@ COMMANDS = {
     "image": Entry("Generate", "image", "Draw images."),
     "train-text": Entry("Train", "text", "Train a GPT on text files."),
     "train-gan": Entry("Train", "image", "Train a GAN on a folder of images."),
-    "info": Entry("Models", "tools", "Say what a model, or a drawn PNG, is."),
-    "models": Entry("Models", "tools", "List the models there are."),
+    "info": Entry("Models", "info", "Say what a model, or what genkit made, is."),
+    "models": Entry("Models", "models", "List the models there are."),
+    "export": Entry("Models", "export", "Write a model as gguf, onnx or a Hugging Face folder."),
+    "doctor": Entry("This machine", "doctor", "Say what works here, and how to mend what does not."),
+    "completion": Entry("This machine", "completion", "Print the completion script of a shell."),
 }
 
 EXAMPLES = """\
@@ -75,6 +79,12 @@ class LazyGroup(click.Group):
             raise UsageError(f"no such command {args[0]!r}", suggest(args[0], COMMANDS))
         return super().resolve_command(ctx, args)
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
+        from click.shell_completion import CompletionItem
+
+        names = [CompletionItem(name, help=e.help) for name, e in COMMANDS.items() if name.startswith(incomplete)]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for section in dict.fromkeys(entry.section for entry in COMMANDS.values()):
             with formatter.section(section):
@@ -109,6 +119,10 @@ def entry(args: Sequence[str] | None = None) -> int:
     terminal = Terminal(json="--json" in flags, debug="--debug" in flags)
 
     def run() -> None:
+        if asked := os.environ.get("_GENKIT_COMPLETE"):
+            from genkit.cli.completion import answer
+
+            return answer(main, asked)
         with main.make_context("genkit", args, obj=terminal) as ctx:
             main.invoke(ctx)
 

@@ -69,6 +69,11 @@ class SectionedOption(click.Option):
             extra["range"] = self.range
         return extra
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
+        from genkit.cli.completion import by_metavar
+
+        return by_metavar(ctx, self, incomplete)
+
 
 class SectionedCommand(click.Command):
     """A command whose `--help` has sections, and examples at its end."""
