@@ -25,6 +25,14 @@ def signals() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What the tests make goes into a cache of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GENKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @dataclass(frozen=True)
 class Result:
     """How a command ended."""
@@ -41,7 +49,7 @@ class Result:
 def clean_env(**more: str) -> dict[str, str]:
     """The environment without what changes genkit's behaviour."""
     changes = ("GENKIT_", "NO_COLOR", "FORCE_COLOR", "CLICOLOR")
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(changes)}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(changes) or k == "GENKIT_CACHE"}
     return kept | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | more
 
 

@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,56 +16,78 @@ import torch
 
 import genkit
 from genkit import library
-from genkit.errors import InputError
-from genkit.pipeline import ImagePipeline, TextPipeline, load, open_pipeline
-from genkit.runtime.device import Placement
+from genkit.errors import InputError, UsageError
+from genkit.pipeline import ImagePipeline, TextJob, TextPipeline, load
 from genkit.text.config import GenerationConfig
 from genkit.text.engines import TokenEvent, TokenRequest
+from genkit.text.tokenizer import Tokenizer
 from genkit.training.weights import load_tensors, save_tensors
 
 
 class Script:
     """An engine that types what it is told to, one character a token."""
 
+    context = 64
+
     def __init__(self, pipeline: TextPipeline, text: str, done: str | None = "length") -> None:
-        self.ids, self.done = pipeline.tokenizer.encode(text), done
+        self.ids, self.done = tokenizer(pipeline).encode(text), done
         self.typed = 0
 
-    def generate(self, requests: Sequence[TokenRequest]) -> Iterator[TokenEvent]:
-        for i, token in enumerate(self.ids):
-            if requests[0].finished:
-                return
-            self.typed += 1
-            yield TokenEvent(0, token, 0.0, self.done if i == len(self.ids) - 1 else None)
+    def generate(self, requests: Iterable[TokenRequest]) -> Iterator[TokenEvent]:
+        for index, request in enumerate(requests):
+            for i, token in enumerate(self.ids):
+                if request.finished:
+                    break
+                self.typed += 1
+                yield TokenEvent(index, token, self.done if i == len(self.ids) - 1 else None)
+
+    def close(self) -> None: ...
+
+
+def tokenizer(pipeline: TextPipeline) -> Tokenizer:
+    assert pipeline.tokenizer is not None
+    return pipeline.tokenizer
+
+
+@pytest.fixture(params=["llamacpp", "torch"])
+def pipeline(tiny_text: Path, request: pytest.FixtureRequest) -> Iterator[TextPipeline]:
+    with load(tiny_text, device="cpu", engine=request.param) as loaded:
+        assert isinstance(loaded, TextPipeline)
+        yield loaded
 
 
 @pytest.fixture
-def pipeline(tiny_text: Path) -> TextPipeline:
-    loaded = load(tiny_text, device="cpu")
-    assert isinstance(loaded, TextPipeline)
-    return loaded
+def scripted(tiny_text: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[TextPipeline, Script]]:
+    def script(text: str) -> tuple[TextPipeline, Script]:
+        loaded = load(tiny_text, device="cpu")
+        assert isinstance(loaded, TextPipeline)
+        engine = Script(loaded, text)
+        monkeypatch.setattr(loaded, "_engine", lambda name, parallel: engine)
+        return loaded, engine
+
+    return script
 
 
-def typed(pipeline: TextPipeline, text: str, *stop: str) -> tuple[str, str | None, int]:
-    engine = pipeline.engine = Script(pipeline, text)
+def typed(scripted: Any, text: str, *stop: str) -> tuple[str, str | None, int]:
+    pipeline, engine = scripted(text)
     events = list(pipeline.stream("The", GenerationConfig(stop=stop)))
     return "".join(e.text for e in events), events[-1].finish, engine.typed
 
 
-def test_a_stop_string_ends_the_text_before_itself_and_the_engine_at_once(pipeline: TextPipeline) -> None:
-    assert typed(pipeline, "a cat sat on the mat", "sat") == ("a cat ", "stop", 9)
-    assert typed(pipeline, "a cat sat on the mat", "the dog", "cat s") == ("a ", "stop", 7)
-    assert typed(pipeline, "a cat sat on the mat", "zebra") == ("a cat sat on the mat", "length", 20)
+def test_a_stop_string_ends_the_text_before_itself_and_the_engine_at_once(scripted: Any) -> None:
+    assert typed(scripted, "a cat sat on the mat", "sat") == ("a cat ", "stop", 9)
+    assert typed(scripted, "a cat sat on the mat", "the dog", "cat s") == ("a ", "stop", 7)
+    assert typed(scripted, "a cat sat on the mat", "zebra") == ("a cat sat on the mat", "length", 20)
 
 
-def test_text_that_may_begin_a_stop_string_is_held_back_only_so_long(pipeline: TextPipeline) -> None:
-    pipeline.engine = Script(pipeline, "a cat sat")
+def test_text_that_may_begin_a_stop_string_is_held_back_only_so_long(scripted: Any) -> None:
+    pipeline, _ = scripted("a cat sat")
     pieces = [e.text for e in pipeline.stream("The", GenerationConfig(stop=("cab",)))]
     assert pieces == ["a", " ", "", "", "cat", " ", "s", "a", "t"]
 
 
-def test_a_held_back_end_is_not_lost(pipeline: TextPipeline) -> None:
-    assert typed(pipeline, "a ca", "cat") == ("a ca", "length", 4)
+def test_a_held_back_end_is_not_lost(scripted: Any) -> None:
+    assert typed(scripted, "a ca", "cat") == ("a ca", "length", 4)
 
 
 def test_sample_i_is_the_one_of_seed_plus_i(pipeline: TextPipeline) -> None:
@@ -115,37 +137,36 @@ def test_settings_of_a_model_are_checked(
         assert "generation_config.json" in caught.value.message
 
 
-def test_an_open_pipeline_sets_torch_and_a_closed_one_puts_it_back(tiny_text: Path, tiny_image: Path) -> None:
+def test_an_open_torch_sets_its_switches_and_a_closed_one_puts_them_back(tiny_text: Path, tiny_image: Path) -> None:
     def settings() -> tuple[str, bool, int]:
         return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, torch.get_num_threads()
 
-    before, numbers = settings(), torch.get_rng_state()
+    torch.backends.cudnn.allow_tf32 = True
+    before = settings()
     for folder, name in ((tiny_text, "text"), (tiny_image, "image")):
-        placement = Placement("cpu", "tf32", "torch", "as asked")
-        with open_pipeline(folder, placement) as pipeline:
+        with load(folder, device="cpu", engine="torch") as pipeline:
             assert library.kind(folder) == name
-            assert settings()[:2] == ("high", True)
+            assert settings()[:2] == ("highest", False)
         assert settings() == before
         pipeline.close()
         with load(folder, device="cpu"):
-            assert settings()[:2] == ("highest", False)
-        assert settings() == before
-    torch.set_rng_state(numbers)
+            assert settings() == before
 
 
 def test_a_model_that_does_not_load_leaves_torch_as_it_was(tiny_text: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_text, tmp_path / "model")
     (folder / "model.safetensors").write_bytes(b"")
     before = torch.backends.cudnn.allow_tf32
-    with pytest.raises(InputError) as caught:
-        load(folder, device="cpu")
-    assert caught.value.exit_code == 3
+    for engine in ("llamacpp", "torch"):
+        with pytest.raises(InputError) as caught:
+            load(folder, device="cpu", engine=engine)
+        assert caught.value.exit_code == 3
     assert torch.backends.cudnn.allow_tf32 is before
 
 
 def test_sampling_joins_no_process_group(tiny_text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with load(tiny_text, device="cpu") as pipeline:
+    with load(tiny_text, device="cpu", engine="torch") as pipeline:
         assert isinstance(pipeline, TextPipeline)
         assert pipeline.complete("The", seed=1)
 
@@ -160,11 +181,11 @@ def test_a_tokenizer_larger_than_the_model_is_refused(tiny_text: Path, tmp_path:
 
 
 def test_images_of_a_seed_do_not_depend_on_their_neighbours(tiny_image: Path) -> None:
-    pipeline = load(tiny_image, device="cpu")
+    pipeline = load(tiny_image, device="cpu", engine="torch")
     assert isinstance(pipeline, ImagePipeline)
     with torch.no_grad():
-        for parameter in pipeline.engine.model.parameters():  # untrained pictures are all grey
-            parameter.mul_(8)
+        for parameter in pipeline.engine.model.parameters():  # type: ignore[attr-defined]
+            parameter.mul_(8)  # untrained pictures are all grey
     together = {e.seed: e.pixels for e in pipeline.draw([3, 4, 5])}
     assert list(together) == [3, 4, 5]
     alone = next(pipeline.draw([4])).pixels
@@ -172,6 +193,70 @@ def test_images_of_a_seed_do_not_depend_on_their_neighbours(tiny_image: Path) ->
     assert alone.dtype == np.uint8
     assert np.abs(alone.astype(int) - together[4]).max() <= 1
     assert np.abs(together[3].astype(int) - together[4]).max() > 50
+
+
+def test_a_knob_that_an_engine_lacks_goes_to_one_that_has_it(tiny_text: Path) -> None:
+    said: list[str] = []
+    with load(tiny_text, device="cpu", note=said.append) as pipeline:
+        assert isinstance(pipeline, TextPipeline)
+        assert pipeline.placement.engine == "llamacpp"
+        config = GenerationConfig(num_beams=3, n=2, max_new_tokens=6)
+        beams = pipeline.complete("The", config)
+        assert said == ["--num-beams: done by torch, which llamacpp cannot"]
+        pipeline.complete("The", config)
+        assert len(said) == 1
+    with load(tiny_text, device="cpu", engine="torch") as pipeline:
+        assert isinstance(pipeline, TextPipeline)
+        assert pipeline.complete("The", config) == beams
+        with pytest.raises(UsageError, match="--engine torch cannot do --regex"):
+            pipeline.complete("The", GenerationConfig(regex="[a-z]+"))
+    with load(tiny_text, device="cpu", engine="llamacpp") as pipeline:
+        assert isinstance(pipeline, TextPipeline)
+        with pytest.raises(UsageError, match=r"--engine llamacpp cannot do --num-beams \(use --engine torch"):
+            pipeline.complete("The", config)
+
+
+def test_what_no_engine_does_is_refused(tiny_text: Path) -> None:
+    with load(tiny_text, device="cpu") as pipeline:
+        assert isinstance(pipeline, TextPipeline)
+        with pytest.raises(UsageError, match="--num-beams and --regex exclude each other"):
+            pipeline.complete("The", GenerationConfig(num_beams=2, regex="a+"))
+
+
+def test_a_refused_job_does_not_stop_the_others(tiny_text: Path) -> None:
+    config = GenerationConfig(max_new_tokens=4)
+    jobs = [TextJob("The", config, 1), TextJob("a" * 64, config), TextJob("The", config, 1), TextJob("b" * 99, config)]
+    with load(tiny_text, device="cpu") as pipeline:
+        assert isinstance(pipeline, TextPipeline)
+        events = list(pipeline.run(jobs))
+    ends = {e.job: e.finish for e in events if e.finish}
+    assert sorted(ends) == [0, 1, 2, 3]
+    assert (ends[1], ends[3]) == ("error", "error")
+    texts = ["".join(e.text for e in events if e.job == job) for job in range(4)]
+    assert texts[0] == texts[2] != ""
+    assert texts[1] == texts[3] == ""
+    (refusal,) = (e.error for e in events if e.job == 3)
+    assert isinstance(refusal, InputError)
+    assert "has 99 tokens" in refusal.message
+
+
+def test_jobs_are_read_as_there_is_room(tiny_text: Path) -> None:
+    read = 0
+
+    def endless() -> Iterator[TextJob]:
+        nonlocal read
+        while True:
+            read += 1
+            yield TextJob("The", GenerationConfig(max_new_tokens=3), read)
+
+    with load(tiny_text, device="cpu") as pipeline:
+        assert isinstance(pipeline, TextPipeline)
+        done = 0
+        for event in pipeline.run(endless(), parallel=4):
+            done += event.finish is not None
+            if done == 20:
+                break
+    assert 20 <= read <= 60
 
 
 def test_the_public_names_are_what_they_say() -> None:
@@ -193,6 +278,7 @@ def test_damaged_image_weights_are_refused(tiny_image: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize("model", ["tiny_text", "tiny_image"])
 def test_loading_does_not_import_the_compiler(model: str, request: pytest.FixtureRequest) -> None:
     """torch._dynamo and sympy take a second, and drawing weights on the meta device needs them."""
-    script = f"import sys, genkit; genkit.load({str(request.getfixturevalue(model))!r}); print('sympy' in sys.modules)"
+    folder = str(request.getfixturevalue(model))
+    script = f"import sys, genkit; genkit.load({folder!r}, engine='torch'); print('sympy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert done.stdout == "False\n", done.stderr

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from genkit import library
@@ -279,12 +280,16 @@ class TextPipeline(Pipeline):
 
     def _open_llamacpp(self, parallel: int) -> TextEngine:
         from genkit.text.engines.llamacpp import LlamaCppEngine
-        from genkit.text.gguf import gguf_view
 
-        gguf = gguf_view(self.path, self._place("llamacpp").precision) if self.tokenizer else self.path
-        engine = LlamaCppEngine(gguf, parallel=parallel)
+        engine = LlamaCppEngine(self._view() if self.tokenizer else self.path, parallel=parallel)
         self._undo.callback(engine.close)
         return engine
+
+    def _view(self) -> Path:
+        """The model as llama.cpp reads it."""
+        from genkit.text.gguf import gguf_view
+
+        return gguf_view(self.path, self._place("llamacpp").precision)
 
     def _open_torch(self) -> TextEngine:
         from genkit.runtime.manager import Runtime, memory_guard
