@@ -46,6 +46,11 @@ class DCGANConfig:
             if not ok:
                 raise InputError(f"model config: {name}={getattr(self, name)!r} is not a DCGAN that genkit builds")
 
+    def widths(self, base: int) -> list[int]:
+        """Filters at 4x4, 8x8, ... size/2: `[8, 4, 2, 1] * base` at 64 pixels."""
+        stages = self.size.bit_length() - 3
+        return [base << i for i in reversed(range(stages))]
+
     def to_dict(self) -> dict[str, Any]:
         return {"model_type": "dcgan", **asdict(self)}
 

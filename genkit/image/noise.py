@@ -7,6 +7,8 @@ no generator to put back.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,9 +23,19 @@ def philox(seed: int, stream: int, step: int = 0) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
-def latents(seed: int, nz: int) -> NDArray[np.float32]:
-    """The latent vector (nz,) of the picture with this seed, standard normal."""
-    return philox(seed, PICTURE).standard_normal(nz, dtype=np.float32)
+def latents(seed: int, nz: int, truncation: float | None = None) -> NDArray[np.float32]:
+    """The latent vector (nz,) of the picture with this seed, standard normal.
+
+    Args:
+        truncation: values beyond +-truncation are drawn again, further along the same
+            stream, until none is (Brock et al., arXiv 1809.11096); the others stay.
+    """
+    stream = philox(seed, PICTURE)
+    z = stream.standard_normal(nz, dtype=np.float32)
+    if truncation is not None:
+        while (beyond := np.abs(z) > truncation).any():
+            z[beyond] = stream.standard_normal(np.count_nonzero(beyond), dtype=np.float32)
+    return z
 
 
 def batch_latents(seed: int, step: int, n: int, nz: int, stream: int = LATENT) -> NDArray[np.float32]:
@@ -31,6 +43,6 @@ def batch_latents(seed: int, step: int, n: int, nz: int, stream: int = LATENT) -
     return philox(seed, stream, step).standard_normal((n, nz), dtype=np.float32)
 
 
-def seeded_latents(seeds: list[int], nz: int) -> NDArray[np.float32]:
+def seeded_latents(seeds: Sequence[int], nz: int, truncation: float | None = None) -> NDArray[np.float32]:
     """Latents (N, nz), row i from seed i alone."""
-    return np.stack([latents(seed, nz) for seed in seeds])
+    return np.stack([latents(seed, nz, truncation) for seed in seeds])

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from genkit.errors import TrainingStopped
 from genkit.files import write_bytes
+from genkit.image import graph
 from genkit.image.canvas import encode, grid
 from genkit.image.config import GANTrainConfig
 from genkit.image.data import ImageReport, ImageStore, prepare
@@ -261,6 +262,7 @@ def publish(
         metrics=state.extra.get("metrics"),
     )
     run.publish(tensors={WEIGHTS: finished.state_dict()}, json={CONFIG: finished.config.to_dict(), RECORD: record})
+    graph.write(run.path)  # last: it points into the weights; until then the old one is stale or, as a rule, equal
 
 
 def _fixed_latents(config: GANTrainConfig) -> NDArray[np.float32]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from genkit import library
@@ -11,7 +11,7 @@ from genkit.image.config import DCGANConfig
 from genkit.pipeline.base import Pipeline, guard
 
 if TYPE_CHECKING:
-    from genkit.image.engines import ImageEngine, ImageEvent
+    from genkit.image.engines import ImageEngine, ImageEvent, ImageRequest
 
 
 class ImagePipeline(Pipeline):
@@ -19,13 +19,14 @@ class ImagePipeline(Pipeline):
 
     Attributes:
         size, channels: of every image.
+        nz: length of the latent vector.
     """
 
     task = "image"
 
     def _open(self) -> None:
         shape = DCGANConfig.from_dict(read_json(self.path / library.CONFIG))
-        self.size, self.channels = shape.size, shape.channels
+        self.size, self.channels, self.nz = shape.size, shape.channels, shape.nz
         self.engine: ImageEngine = self._open_torch() if self.placement.engine == "torch" else self._open_onnx()
 
     def _open_onnx(self) -> ImageEngine:
@@ -43,8 +44,11 @@ class ImagePipeline(Pipeline):
         with memory_guard("use --device cpu, or a smaller model"):
             return TorchImageEngine(load_generator(self.path), runtime)
 
-    def draw(self, seeds: Iterable[int]) -> Iterator[ImageEvent]:
+    def draw(self, seeds: Iterable[int], *, truncation: float | None = None) -> Iterator[ImageEvent]:
         """One image a seed, in order; the same seed draws the same image whatever its neighbours.
+
+        Args:
+            truncation: see `genkit.image.noise.latents`.
 
         Yields:
             events with `pixels`, uint8 (H, W, C).
@@ -53,6 +57,21 @@ class ImagePipeline(Pipeline):
             ResourceError: the memory does not suffice.
         """
         from genkit.image.engines import ImageRequest
+        from genkit.image.noise import latents
 
+        return self._draw(ImageRequest(seed, latents(seed, self.nz, truncation)) for seed in seeds)
+
+    def walk(
+        self, seeds: Sequence[int], frames: int, *, loop: bool = True, truncation: float | None = None
+    ) -> Iterator[ImageEvent]:
+        """The frames of a walk from seed to seed; see `genkit.image.walk.walk`. Each event has the last seed passed."""
+        from genkit.image.engines import ImageRequest
+        from genkit.image.noise import seeded_latents
+        from genkit.image.walk import walk
+
+        stops = seeded_latents(seeds, self.nz, truncation)  # (K, nz)
+        return self._draw(ImageRequest(seeds[stop], z) for stop, z in walk(stops, frames, loop=loop))
+
+    def _draw(self, requests: Iterable[ImageRequest]) -> Iterator[ImageEvent]:
         with guard(self.placement.engine, "lower --n, or use --device cpu"):
-            yield from self.engine.generate(ImageRequest(seed) for seed in seeds)
+            yield from self.engine.generate(requests)

@@ -153,10 +153,10 @@ def test_out_of_memory_is_a_matter_of_resources(draw: Run, monkeypatch: pytest.M
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr("genkit.image.engines.torch.draw", exhausted)
-    done = draw("--n", "4", "--seed", "1", "--out", "a.png")
+    done = draw("--n", "4", "--seed", "1", "--out", "a.png", "--engine", "torch")
     assert (done.code, done.err) == (5, "error: out of memory (lower --n, or use --device cpu)\n")
     monkeypatch.setattr("genkit.image.models.store.load_generator", exhausted)
-    done = draw("--n", "4", "--seed", "1", "--out", "a.png")
+    done = draw("--n", "4", "--seed", "1", "--out", "a.png", "--engine", "torch")
     assert (done.code, done.err) == (5, "error: out of memory (use --device cpu, or a smaller model)\n")
 
 

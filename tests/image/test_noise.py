@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from genkit.image.engines import latents
-from genkit.image.noise import FLIP, LATENT, ORDER, PICTURE, batch_latents, philox, seeded_latents
+from genkit.image.noise import FLIP, LATENT, ORDER, PICTURE, batch_latents, latents, philox, seeded_latents
 
 EXPECTED_0 = [0.059911035001277924, 0.015559634193778038, -1.1644384860992432, -0.13264712691307068]
 EXPECTED_BIG = [-0.31517744064331055, -1.2240153551101685, 1.5435885190963745, 0.5087817907333374]

@@ -25,7 +25,7 @@ from genkit.image.engines.torch import TorchImageEngine
 from genkit.image.losses import GANLoss
 from genkit.image.models.dcgan import Discriminator, Generator
 from genkit.image.models.store import load_generator
-from genkit.image.noise import batch_latents
+from genkit.image.noise import batch_latents, latents
 from genkit.image.train import plan, train_gan
 from genkit.runtime.device import Hardware, resolve
 from genkit.runtime.manager import Runtime
@@ -185,7 +185,9 @@ def test_the_last_sample_sheet_shows_what_the_model_draws(pictures: Path, tmp_pa
     out = tmp_path / "run"
     run(settings(pictures, out))
     with Runtime(resolve("cpu", task="image", hardware=Hardware())) as runtime:
-        events = TorchImageEngine(load_generator(out), runtime).generate(ImageRequest(i) for i in range(64))
+        events = TorchImageEngine(load_generator(out), runtime).generate(
+            ImageRequest(i, latents(i, 8)) for i in range(64)
+        )
         drawn = grid([event.pixels for event in events])
     with Image.open(out / "samples" / "step-000012.png") as sheet:
         assert np.abs(np.asarray(sheet).astype(int) - drawn).max() <= 1
@@ -279,7 +281,9 @@ def test_overfits_discs(pictures: Path, tmp_path: Path) -> None:
 
     def distance(out: Path) -> float:
         with Runtime(resolve("cpu", task="image", hardware=Hardware())) as runtime:
-            events = TorchImageEngine(load_generator(out), runtime).generate(ImageRequest(i) for i in range(64))
+            events = TorchImageEngine(load_generator(out), runtime).generate(
+                ImageRequest(i, latents(i, 8)) for i in range(64)
+            )
             drawn = np.stack([event.pixels for event in events]).astype(float)
         return float(np.abs(drawn.mean(0) - data.mean(0)).mean())
 

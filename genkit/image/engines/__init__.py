@@ -9,16 +9,18 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from genkit.image.noise import latents
-
-__all__ = ["ImageEngine", "ImageEvent", "ImageRequest", "latents"]
-
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """Draw the picture of this seed, 0 <= seed < 2**64."""
+    """Draw the picture of a latent.
+
+    Attributes:
+        seed: where the latent comes from; engines hand it on and draw from `z` alone.
+        z: the latent, float32 (nz,).
+    """
 
     seed: int
+    z: NDArray[np.float32]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ one stage away at the wide end, 128 and 256 add one and two.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from itertools import pairwise
 
@@ -18,19 +17,13 @@ from torch.nn.utils.parametrizations import spectral_norm
 from genkit.image.config import DCGANConfig
 
 
-def widths(config: DCGANConfig, base: int) -> list[int]:
-    """Filters at 4x4, 8x8, ... size/2: `[8, 4, 2, 1] * base` at 64 pixels."""
-    stages = int(math.log2(config.size)) - 2
-    return [base << i for i in reversed(range(stages))]
-
-
 class Generator(nn.Module):
     """Latents to images: z (N, nz) -> (N, channels, size, size) in [-1, 1]."""
 
     def __init__(self, config: DCGANConfig) -> None:
         super().__init__()
         self.config = config
-        filters = widths(config, config.ngf)
+        filters = config.widths(config.ngf)
         layers: list[nn.Module] = [
             nn.ConvTranspose2d(config.nz, filters[0], 4, 1, 0, bias=False),
             nn.BatchNorm2d(filters[0]),
@@ -61,7 +54,7 @@ class Discriminator(nn.Module):
     def __init__(self, config: DCGANConfig) -> None:
         super().__init__()
         self.config = config
-        filters = widths(config, config.ndf)[::-1]
+        filters = config.widths(config.ndf)[::-1]
         bias = config.d_norm != "batch"
         layers: list[nn.Module] = [
             nn.Conv2d(config.channels, filters[0], 4, 2, 1, bias=bias),

@@ -12,8 +12,13 @@ from genkit.image.config import DCGANConfig
 from genkit.image.engines import ImageRequest
 from genkit.image.engines.torch import BATCH, TorchImageEngine, to_pixels
 from genkit.image.models.dcgan import Generator, reestimate_batch_norm
+from genkit.image.noise import latents
 from genkit.runtime.device import Hardware, resolve
 from genkit.runtime.manager import Runtime
+
+
+def request(seed: int) -> ImageRequest:
+    return ImageRequest(seed, latents(seed, 16))
 
 
 @pytest.fixture
@@ -27,7 +32,7 @@ def engine() -> Iterator[TorchImageEngine]:
 
 def test_one_event_a_request_in_order(engine: TorchImageEngine) -> None:
     seeds = [5, 2**64 - 1, 5, 0]
-    events = list(engine.generate(ImageRequest(seed) for seed in seeds))
+    events = list(engine.generate(request(seed) for seed in seeds))
     assert [(e.index, e.seed) for e in events] == list(enumerate(seeds))
     assert all(e.pixels.shape == (32, 32, 3) and e.pixels.dtype == np.uint8 for e in events)
     assert np.array_equal(events[0].pixels, events[2].pixels)
@@ -37,9 +42,9 @@ def test_one_event_a_request_in_order(engine: TorchImageEngine) -> None:
 def test_a_picture_does_not_depend_on_its_batch(engine: TorchImageEngine) -> None:
     """Over the edge of a batch, alone, and in another order; rounding may move a level by one."""
     n = BATCH + 3
-    together = [e.pixels.astype(int) for e in engine.generate(ImageRequest(i) for i in range(n))]
-    backwards = [e.pixels.astype(int) for e in engine.generate(ImageRequest(n - 1 - i) for i in range(n))][::-1]
-    alone = [next(engine.generate([ImageRequest(i)])).pixels.astype(int) for i in range(n)]
+    together = [e.pixels.astype(int) for e in engine.generate(request(i) for i in range(n))]
+    backwards = [e.pixels.astype(int) for e in engine.generate(request(n - 1 - i) for i in range(n))][::-1]
+    alone = [next(engine.generate([request(i)])).pixels.astype(int) for i in range(n)]
     assert len(together) == n
     for a, b, c in zip(together, backwards, alone, strict=True):
         assert max(np.abs(a - b).max(), np.abs(a - c).max()) <= 1
@@ -52,7 +57,7 @@ def test_requests_are_taken_as_they_are_needed(engine: TorchImageEngine) -> None
         nonlocal taken
         while True:
             taken += 1
-            yield ImageRequest(taken)
+            yield request(taken)
 
     next(engine.generate(endless()))
     assert taken == BATCH

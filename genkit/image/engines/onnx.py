@@ -1,0 +1,95 @@
+"""The ONNX Runtime engine: images on a CPU, straight from the safetensors weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from genkit.files import read_json
+from genkit.image import graph
+from genkit.image.config import DCGANConfig
+from genkit.image.engines import ImageEvent, ImageRequest
+from genkit.image.weights import Weights, check_fits
+from genkit.library import CONFIG, WEIGHTS
+from genkit.runtime.device import cpu_count
+
+_FATAL = 4  # of ONNX Runtime's severities: what matters arrives as an exception
+
+
+class OnnxImageEngine:
+    """Draws with the generator in `folder`, one picture at a time.
+
+    ONNX Runtime computes the rows of a batch one after the other anyway, so a batch
+    would be no faster, and this way a picture is the same, bit for bit, whatever is
+    drawn beside it.
+
+    Args:
+        threads: default: the cores that this process may use.
+
+    Attributes:
+        config: the generator's shape.
+
+    Raises:
+        InputError: missing, corrupt or unsafe files, or tensors that do not fit the config.
+    """
+
+    def __init__(self, folder: Path, *, threads: int | None = None) -> None:
+        self.config = DCGANConfig.from_dict(read_json(folder / CONFIG))
+        weights = Weights(folder / WEIGHTS)
+        shapes = graph.shapes(self.config)
+        check_fits(shapes, weights.header, weights.path)
+        # the tensors come from the one reading of the file, and so belong to the header that was checked
+        self._tensors = {name: weights.array(name) for name, shape in shapes.items() if shape}
+        self._session = self._open(folder, weights, threads or cpu_count())
+
+    def generate(self, requests: Iterable[ImageRequest]) -> Iterator[ImageEvent]:
+        """Yield one event a request; one picture is in memory.
+
+        Raises:
+            MemoryError: it does not suffice.
+        """
+        for index, request in enumerate(requests):
+            yield ImageEvent(index, request.seed, to_pixels(self._draw(request.z)))
+
+    def _open(self, folder: Path, weights: Weights, threads: int) -> ort.InferenceSession:
+        """A session of the graph on disk, or, where that is absent, stale or damaged, of one made now."""
+        if stored := graph.stored(folder, weights):
+            try:
+                return self._session_of(stored, threads)
+            except Exception as error:  # ONNX Runtime's have no common base
+                _raise_if_memory(error)
+        return self._session_of(graph.graph(self.config, weights), threads)
+
+    def _session_of(self, model: bytes, threads: int) -> ort.InferenceSession:
+        options = ort.SessionOptions()
+        options.log_severity_level = _FATAL
+        options.intra_op_num_threads = threads
+        options.add_external_initializers(
+            list(self._tensors), [ort.OrtValue.ortvalue_from_numpy(tensor) for tensor in self._tensors.values()]
+        )
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    def _draw(self, z: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A latent (nz,) to an image (C, H, W) in [-1, 1]."""
+        try:
+            images: Any = self._session.run(None, {"z": z[None]})[0]
+        except Exception as error:
+            _raise_if_memory(error)
+            raise
+        return images[0]
+
+
+def to_pixels(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """An image (C, H, W) in [-1, 1] to uint8 (H, W, C), rounded."""
+    levels = ((image + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
+    return np.ascontiguousarray(levels.transpose(1, 2, 0))
+
+
+def _raise_if_memory(error: Exception) -> None:
+    if "alloc" in str(error).lower():
+        raise MemoryError from error
