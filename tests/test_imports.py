@@ -21,6 +21,7 @@ MODULES = {
 LAYERS = {
     "genkit": 0,  # __init__: names only, imported when used
     "genkit.errors": 0,
+    "genkit.cache": 0,
     "genkit.config": 0,
     "genkit.files": 0,
     "genkit.library": 0,
