@@ -9,6 +9,7 @@ one is reported at once, while a grammar still sees their bytes.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from genkit import cache
 from genkit.errors import InputError
-from genkit.files import read_json
+from genkit.files import input_errors, open_regular, read_json
 from genkit.library import CONFIG, WEIGHTS
 from genkit.text.config import GPTConfig
 from genkit.text.ggufvocab import Vocabulary, byte_vocabulary, tokenizer_vocabulary
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1  # of the views; a change makes all anew
 PRECISIONS = {"fp32": "F32", "fp16": "F16", "int8": "Q8_0"}
+MAX_TOKENIZER = 128 << 20  # bytes
 TOKENIZER, INDEX = "tokenizer.json", "model.safetensors.index.json"
 
 # transformers -> GGUF; a name inside a block follows "blk.{i}."
@@ -89,7 +91,16 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _tokenizer(folder: Path) -> tuple[dict[str, Any], GPTConfig]:
-    return read_json(folder / TOKENIZER), GPTConfig.from_hf(read_json(folder / CONFIG))
+    path = folder / TOKENIZER
+    with input_errors(path), open_regular(path) as file:  # larger than what `read_json` takes for settings
+        data = file.read(MAX_TOKENIZER + 1)
+    try:
+        tokenizer = json.loads(data) if len(data) <= MAX_TOKENIZER else None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON: {error}") from error
+    if not isinstance(tokenizer, dict):
+        raise InputError(f"{path} is no tokenizer")
+    return tokenizer, GPTConfig.from_hf(read_json(folder / CONFIG))
 
 
 def _write(folder: Path, path: Path, precision: str, vocabulary: Vocabulary) -> None:
@@ -109,12 +120,12 @@ def _write(folder: Path, path: Path, precision: str, vocabulary: Vocabulary) -> 
     _add_shape(writer, config)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(vocabulary.pre)
-    writer.add_token_list(vocabulary.texts)
-    writer.add_token_types(vocabulary.types)
-    writer.add_token_merges(vocabulary.merges or ["\u0100 \u0100"])  # an empty list is not written
     writer.add_bos_token_id(config.eos_id if config.bos_id is None else config.bos_id)
     writer.add_eos_token_id(config.eos_id)
     writer.add_add_bos_token(False)
+    writer.add_token_list(vocabulary.texts)
+    writer.add_token_types(vocabulary.types)
+    writer.add_token_merges(vocabulary.merges or ["\u0100 \u0100"])  # an empty list is not written
     for name, array in _tensors(folder, config):
         data, kind = _encode(name, array, precision)
         writer.add_tensor(name, data, raw_dtype=kind)

@@ -6,6 +6,7 @@ llama.cpp ends the whole process over some files that are not what they say.
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import struct
 from collections.abc import Iterable
@@ -17,7 +18,6 @@ from genkit.errors import InputError
 from genkit.files import input_errors, open_regular
 
 MAGIC = b"GGUF"
-MAX_HEADER = 1 << 28  # bytes; vocabularies of 300,000 tokens take 10 million
 _MAX_ITEMS = 1 << 24
 _STRING, _ARRAY = 8, 9
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d"}
@@ -31,6 +31,7 @@ TYPES = {
     20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136),
     24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8),
     29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
+    40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
 }  # fmt: skip
 
 
@@ -56,31 +57,28 @@ def check_gguf(path: str | os.PathLike[str]) -> Header:
     """
     name = os.fspath(path)
     with input_errors(path), open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        head = file.read(8)
-        if problem := _other(head):
+        if problem := _other(file.read(8)):
             raise InputError(f"{name} {problem}", "genkit reads GGUF files of version 2 and 3")
-        file.seek(0)
-        data = file.read(MAX_HEADER)
-    try:
-        return _Reader(data, size).header()
-    except (_Malformed, UnicodeDecodeError, struct.error) as error:
-        raise InputError(f"{name} is a damaged GGUF file: {error}", "copy or download it again") from None
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            try:
+                return _Reader(data).header()
+            except (_Malformed, UnicodeDecodeError) as error:
+                raise InputError(f"{name} is a damaged GGUF file: {error}", "copy or download it again") from None
 
 
 def read_fields(path: Path, suffixes: Iterable[str]) -> dict[str, Any]:
-    """The first settings of a file of ours whose keys end as asked, by suffix; nothing behind them is read."""
+    """The first settings of a sound file whose keys end as asked, by suffix; what is behind them is not read."""
     wanted, found = set(suffixes), {}
-    with input_errors(path), open_regular(path) as file:
-        reader = _Reader(file.read(1 << 16), os.fstat(file.fileno()).st_size)
-    reader.at = 16
-    for _ in range(reader.number("Q")):
-        key, value = reader.text(), reader.value()
-        for suffix in [s for s in wanted if key.endswith(s)]:
-            found[suffix] = value
-            wanted.discard(suffix)
-        if not wanted:
-            break
+    with input_errors(path), open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        reader = _Reader(data)
+        reader.at = 16
+        for _ in range(reader.number("Q")):
+            key, value = reader.text(), reader.value()
+            for suffix in [s for s in wanted if key.endswith(s)]:
+                found[suffix] = value
+                wanted.discard(suffix)
+            if not wanted:
+                break
     return found
 
 
@@ -101,10 +99,10 @@ def _other(head: bytes) -> str | None:
 
 
 class _Reader:
-    """A header in memory, read from the front."""
+    """A mapped file, read from the front."""
 
-    def __init__(self, data: bytes, size: int) -> None:
-        self.data, self.size, self.at = data, size, 0
+    def __init__(self, data: mmap.mmap) -> None:
+        self.data, self.size, self.at = data, len(data), 0
 
     def header(self) -> Header:
         self.at = 8
@@ -180,7 +178,7 @@ class _Reader:
         return self.take(self.number("Q")).decode("utf-8")
 
     def take(self, count: int) -> bytes:
-        if count > len(self.data) - self.at:
-            raise _Malformed(f"it ends inside its header, at byte {len(self.data)}")
+        if count > self.size - self.at:
+            raise _Malformed(f"it ends inside its header, at byte {self.size}")
         self.at += count
         return self.data[self.at - count : self.at]
