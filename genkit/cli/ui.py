@@ -1,20 +1,29 @@
-"""Everything that Rich draws: progress of training, and tables. Imported when needed."""
+"""Everything that Rich draws: progress of training, tables, previews. Imported when needed."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich import box
+from rich.color import Color
 from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bar
+from rich.segment import Segment, Segments
+from rich.style import Style
 from rich.table import Column, Table
 
+from genkit.cli import graphics
 from genkit.cli.terminal import Terminal, is_terminal, printable, say
 from genkit.training.log import MetricLogger, Progress
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 INTERVAL = 10.0  # seconds between two plain lines
 WIDE = 100  # columns from which there is room for a bar beside the numbers
@@ -123,3 +132,32 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], color: bool) -> s
     with console.capture() as captured:
         console.print(drawn)
     return captured.get()
+
+
+def preview(pixels: NDArray[np.uint8], terminal: Terminal) -> None:
+    """Show a picture (H, W, C) on standard error, as well as the terminal can.
+
+    Real pixels where it has a protocol for them and Chafa is installed, else two
+    pixels a character in the colours that it has, else, without colour, letters.
+    """
+    color = terminal.colored(sys.stderr)
+    console = Console(file=sys.stderr, force_terminal=True, no_color=not color, highlight=False)
+    width = min(console.width, pixels.shape[1])
+    name = graphics.protocol(os.environ) if color else None
+    shown = graphics.encode(pixels, name, console.width) if name else None
+    if shown is not None:
+        sys.stderr.flush()
+        sys.stderr.buffer.write(shown)
+        sys.stderr.buffer.flush()
+    elif color:
+        console.print(Segments(half_blocks(graphics.shrink(pixels, width, lines=2))), end="")
+    else:
+        say(graphics.letters(pixels, width))
+
+
+def half_blocks(pixels: NDArray[np.uint8]) -> Iterator[Segment]:
+    """Upper half blocks for RGB pixels (2 N, columns, 3): coloured above, and below by their background."""
+    for upper, lower in zip(pixels[::2].tolist(), pixels[1::2].tolist(), strict=True):
+        for top, bottom in zip(upper, lower, strict=True):
+            yield Segment("▀", Style.from_color(Color.from_rgb(*top), Color.from_rgb(*bottom)))
+        yield Segment.line()

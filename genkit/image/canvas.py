@@ -6,6 +6,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,47 +74,113 @@ def encode(pixels: NDArray[np.uint8], format: str, note: Mapping[str, str] | Non
         UsageError: the format cannot hold a picture this large.
     """
     check_sides(pixels.shape, format)
-    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-    file = io.BytesIO()
+    file = _Named(f"picture.{format}")
+    options: dict[str, Any] = {"lossless": True} if format == "webp" else {"quality": 95, "subsampling": 0}
     if format == "png":
         text = PngImagePlugin.PngInfo()
+        options = {"pnginfo": text}
         for key, value in (note or {}).items():
             text.add_text(key, value)
-        image.save(file, "PNG", pnginfo=text)
-        return file.getvalue()
-    exif = Image.Exif()
-    if note:
-        exif[_DESCRIPTION] = json.dumps(dict(note))
-    if format == "webp":
-        image.save(file, "WEBP", lossless=True, exif=exif)
     else:
-        image.save(file, "JPEG", quality=95, subsampling=0, exif=exif)
+        options["exif"] = exif(json.dumps(dict(note)) if note else "")
+    to_image(pixels).save(file, **options)
     return file.getvalue()
 
 
-def encode_npz(images: NDArray[np.uint8], seeds: Sequence[int], note: Mapping[str, str] | None = None) -> bytes:
-    """Pictures as arrays: `images` uint8 (N, H, W, C), `seeds` uint64 (N,), `note` a JSON string."""
+class _Named(io.BytesIO):
+    """A file whose suffix tells Pillow the format; told otherwise, it imports five."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+
+def to_image(pixels: NDArray[np.uint8]) -> Image.Image:
+    """Pixels (H, W, C) for Pillow."""
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+
+
+def exif(description: str) -> Image.Exif:
+    """EXIF data that hold a description."""
+    held = Image.Exif()
+    if description:
+        held[_DESCRIPTION] = description
+    return held
+
+
+def encode_npz(
+    images: NDArray[np.uint8],
+    seeds: Sequence[int],
+    latents: NDArray[np.float32],
+    note: Mapping[str, str] | None = None,
+) -> bytes:
+    """Pictures as arrays.
+
+    Returns:
+        an npz file of `images` uint8 (N, H, W, C), `seeds` uint64 (N,), `latents`
+        float32 (N, nz), and `note`, a JSON string.
+    """
     file = io.BytesIO()
     written = np.array(json.dumps(dict(note or {})))
-    np.savez_compressed(file, images=images, seeds=np.array(seeds, np.uint64), note=written)
+    np.savez_compressed(file, images=images, seeds=np.array(seeds, np.uint64), latents=latents, note=written)
     return file.getvalue()
 
 
 def read_note(data: bytes) -> dict[str, str]:
-    """The note that `encode` left in a png, webp or jpg; empty when there is none.
+    """The note that genkit left in a png, webp, jpg, gif, npz or mp4; empty when there is none.
 
     Raises:
         InputError: not such a file, or one too large for Pillow to open.
+        UsageError: an mp4, and no package `av` to open it with.
     """
+    note: str | dict[str, str]
+    if data.startswith(b"PK\x03\x04"):
+        note = _npz_note(data)
+    elif data[4:8] == b"ftyp":
+        note = _mp4_note(data)
+    else:
+        note = _picture_note(data)
+    if isinstance(note, dict):
+        return note
     try:
-        with Image.open(io.BytesIO(data), formats=("PNG", "WEBP", "JPEG")) as image:
-            if image.format == "PNG":
-                return {str(k): v for k, v in image.info.items() if isinstance(v, str)}
-            note = json.loads(image.getexif().get(_DESCRIPTION, "{}"))
-    except Image.DecompressionBombError as error:
-        raise InputError(f"too large a picture: {error}") from error
-    except (OSError, SyntaxError) as error:
-        raise InputError(f"not a png, webp or jpg: {error}") from error
+        held = json.loads(note)
     except ValueError:
         return {}
-    return {str(k): str(v) for k, v in note.items()} if isinstance(note, dict) else {}
+    return {str(k): str(v) for k, v in held.items()} if isinstance(held, dict) else {}
+
+
+def _picture_note(data: bytes) -> str | dict[str, str]:
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG", "WEBP", "JPEG", "GIF")) as image:
+            if image.format == "PNG":
+                return {str(k): v for k, v in image.info.items() if isinstance(v, str)}
+            if image.format == "GIF":
+                comment: bytes = image.info.get("comment", b"")
+                return comment.decode("ascii", "replace")
+            return str(image.getexif().get(_DESCRIPTION, ""))
+    except Image.DecompressionBombError as error:
+        raise InputError(f"too large a picture: {error}") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"not a png, webp, jpg or gif: {error}") from error
+
+
+def _npz_note(data: bytes) -> str:
+    import zipfile
+    import zlib
+
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as held:
+            return str(held["note"]) if "note" in held else ""
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"not an npz: {error}") from error
+
+
+def _mp4_note(data: bytes) -> str:
+    from genkit.image.film import video_library
+
+    av = video_library()
+    try:
+        with av.open(io.BytesIO(data), format="mp4") as container:
+            return str(container.metadata.get("comment", ""))
+    except av.error.FFmpegError as error:
+        raise InputError(f"not an mp4: {error.strerror}") from error

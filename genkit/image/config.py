@@ -68,7 +68,7 @@ class DCGANConfig:
         return cls(**values)
 
 
-_SAMPLING, _MODEL, _DATA = "Sampling", "Model", "Data"
+_SAMPLING, _WALK, _MODEL, _DATA = "Sampling", "Walk", "Model", "Data"
 _OPTIMISATION, _BUDGET, _RUN = "Optimisation", "Budget", "Run"
 
 
@@ -80,15 +80,33 @@ class ImageSampleConfig(Config):
     seeds: str | None = option(
         None, "Draw exactly these, e.g. 0-15,40; instead of --n and --seed.", metavar="LIST", section=_SAMPLING
     )
+    truncation: float | None = option(
+        None, "Draw latent values beyond +-T again: likelier images, less variety.", min=0.01, max=10, metavar="T", section=_SAMPLING
+    )
+    interpolate: str | None = option(
+        None, "Walk through the images of these seeds, e.g. 0,5,9: an animation.", metavar="LIST", section=_WALK
+    )
+    frames: int = option(60, "Frames of the walk.", min=2, max=10_000, section=_WALK)
+    fps: int = option(20, "Frames a second.", min=1, max=60, section=_WALK)
+    loop: bool = option(True, "Walk back to the first seed, and play for ever.", section=_WALK)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.seeds is not None:
             parse_seeds(self.seeds)
+        if self.interpolate is not None:
+            stops = len(parse_seeds(self.interpolate, "--interpolate"))
+            if stops < 2:
+                raise UsageError(f"--interpolate {self.interpolate} is one seed", "name two or more, e.g. 0,5,9")
+            if stops > self.frames:
+                raise UsageError(f"--interpolate names {stops} seeds for {self.frames} frames", "raise --frames")
 
 
-def parse_seeds(text: str) -> list[int]:
+def parse_seeds(text: str, flag: str = "--seeds") -> list[int]:
     """`0-3,40` -> [0, 1, 2, 3, 40].
+
+    Args:
+        flag: where the text comes from, for the errors.
 
     Raises:
         UsageError: not such a list, more than a million seeds, or one above 2**63 - 1.
@@ -100,11 +118,11 @@ def parse_seeds(text: str) -> list[int]:
             low = int(first)
             high = int(last) if dash else low
         except ValueError:
-            raise UsageError(f"--seeds {text!r} is not a list of seeds", "write 0-15,40") from None
+            raise UsageError(f"{flag} {text!r} is not a list of seeds", "write 0-15,40") from None
         if high >= 1 << 63:
-            raise UsageError(f"--seeds {text!r} has a seed above {(1 << 63) - 1}", "write 0-15,40")
+            raise UsageError(f"{flag} {text!r} has a seed above {(1 << 63) - 1}", "write 0-15,40")
         if high < low or len(seeds) + high - low >= 1_000_000:
-            raise UsageError(f"--seeds {text!r} is an empty or too long range", "write 0-15,40")
+            raise UsageError(f"{flag} {text!r} is an empty or too long range", "write 0-15,40")
         seeds.extend(range(low, high + 1))
     return seeds
 

@@ -20,7 +20,7 @@ def slerp(a: NDArray[np.float32], b: NDArray[np.float32], t: float) -> NDArray[n
     angle = np.arccos(np.clip(x @ y / lengths, -1, 1)) if lengths > 0 else 0.0
     if (sine := np.sin(angle)) < 1e-6:
         return ((1 - t) * x + t * y).astype(np.float32)
-    between = np.sin((1 - t) * angle) / sine * x + np.sin(t * angle) / sine * y
+    between: NDArray[np.float64] = np.sin((1 - t) * angle) / sine * x + np.sin(t * angle) / sine * y
     return between.astype(np.float32)
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from genkit.errors import InputError
 from genkit.files import input_errors, open_regular, read_header
 
-_DTYPES = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "F64": np.dtype("<f8"), "BF16": np.dtype("<u2")}
+_DTYPES: dict[str, np.dtype[Any]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "F64": np.dtype("<f8"), "BF16": np.dtype("<u2")}
 
 
 class Weights:

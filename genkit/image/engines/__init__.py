@@ -31,11 +31,13 @@ class ImageEvent:
         index: position of its request.
         seed: the request's seed.
         pixels: uint8 (H, W, C).
+        z: the latent that it was drawn from, float32 (nz,).
     """
 
     index: int
     seed: int
     pixels: NDArray[np.uint8]
+    z: NDArray[np.float32]
 
 
 class ImageEngine(Protocol):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -54,7 +53,7 @@ class OnnxImageEngine:
             MemoryError: it does not suffice.
         """
         for index, request in enumerate(requests):
-            yield ImageEvent(index, request.seed, to_pixels(self._draw(request.z)))
+            yield ImageEvent(index, request.seed, to_pixels(self._draw(request.z)), request.z)
 
     def _open(self, folder: Path, weights: Weights, threads: int) -> ort.InferenceSession:
         """A session of the graph on disk, or, where that is absent, stale or damaged, of one made now."""
@@ -77,11 +76,11 @@ class OnnxImageEngine:
     def _draw(self, z: NDArray[np.float32]) -> NDArray[np.float32]:
         """A latent (nz,) to an image (C, H, W) in [-1, 1]."""
         try:
-            images: Any = self._session.run(None, {"z": z[None]})[0]
+            image: NDArray[np.float32] = self._session.run(None, {"z": z[None]})[0][0]
         except Exception as error:
             _raise_if_memory(error)
             raise
-        return images[0]
+        return image
 
 
 def to_pixels(image: NDArray[np.float32]) -> NDArray[np.uint8]:

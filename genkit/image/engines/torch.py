@@ -31,7 +31,7 @@ class TorchImageEngine:
         while batch := list(islice(waiting, BATCH)):
             z = np.stack([request.z for request in batch])  # (N, nz)
             for request, pixels in zip(batch, draw(self.model, z, self.runtime), strict=True):
-                yield ImageEvent(index, request.seed, pixels)
+                yield ImageEvent(index, request.seed, pixels, request.z)
                 index += 1
 
 
