@@ -36,7 +36,7 @@ class Entry(NamedTuple):
 COMMANDS = {
     "text": Entry("Generate", "text", "Continue a prompt."),
     "image": Entry("Generate", "image", "Draw images."),
-    "train-text": Entry("Train", "text", "Train a GPT on text files."),
+    "train-text": Entry("Train", "train_text", "Train a GPT on text files."),
     "train-gan": Entry("Train", "image", "Train a GAN on a folder of images."),
     "info": Entry("Models", "info", "Say what a model, or what genkit made, is."),
     "models": Entry("Models", "models", "List the models there are."),

@@ -14,7 +14,7 @@ from typing import IO, NoReturn
 
 import click
 
-from genkit.cli.terminal import Terminal, flush, is_terminal, one_line, say
+from genkit.cli.terminal import Terminal, error_facts, flush, is_terminal, one_line, say
 from genkit.errors import (
     EXIT_CLOSED_PIPE,
     GenkitError,
@@ -93,20 +93,12 @@ def _help_hint(error: click.ClickException) -> str | None:
 def _report(error: GenkitError, terminal: Terminal) -> None:
     if isinstance(error, Interrupted | Terminated) and is_terminal(sys.stderr):
         say("")  # what was interrupted may have left a line unfinished
-    message, hint = one_line(error.message), one_line(error.hint or "")
     if terminal.json:
         import json
 
-        what = {
-            "code": type(error).__name__,
-            "exit_code": error.exit_code,
-            "message": message,
-            "hint": hint or None,
-        }
-        say(json.dumps({"error": what}, ensure_ascii=False))
+        say(json.dumps({"error": error_facts(error)}, ensure_ascii=False))
     else:
-        line = f"{message} ({hint})" if hint else message
-        say(line, bold="error:", color=terminal.colored(sys.stderr))
+        say(one_line(str(error)), bold="error:", color=terminal.colored(sys.stderr))
 
 
 def _is_closed_pipe(error: BaseException) -> bool:

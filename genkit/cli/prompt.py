@@ -35,6 +35,38 @@ def prompt_text(ctx: click.Context, words: Sequence[str]) -> str:
     return "\n".join(_read_stdin() if word == "-" else _argument(word) for word in words)
 
 
+def given_text(name: str, value: str, what: str) -> str:
+    """What `--json-schema` or `--grammar` gives: the thing itself, or the text of a file.
+
+    Raises:
+        InputError: neither.
+    """
+    inline = (
+        value.lstrip().startswith("{") if name == "json_schema" else "::=" in value or value.startswith("%llguidance")
+    )
+    if inline:
+        return value
+    flag = "--" + name.replace("_", "-")
+    try:
+        with open(value, "rb") as file:
+            data = file.read(LONGEST + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(
+            f"{flag} {value}: neither {what} nor a file that can be read: {reason}", _FORMS[name]
+        ) from None
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = ""
+    if not text.strip() or len(data) > LONGEST:
+        raise InputError(f"{flag} {value}: not {what}", _FORMS[name])
+    return text
+
+
+_FORMS = {"json_schema": "a schema begins with {", "grammar": "a grammar holds root ::= ..."}
+
+
 def _argument(word: str) -> str:
     try:
         word.encode()

@@ -49,10 +49,13 @@ def weights_hash(path: Path) -> str | None:
 
 
 def timed(terminal: Terminal, events: Iterable[Event], unit: str) -> Iterator[Event]:
-    """The events; with `--verbose`, how fast they came."""
+    """The events; with `--verbose`, when the first came and how fast the others."""
     started, count = time.monotonic(), 0
+    first = started
     for event in events:
         count += 1
+        if count == 1:
+            first = time.monotonic()
         yield event
-    seconds = time.monotonic() - started
-    terminal.detail(f"{count} {unit} in {seconds:.1f} s, {count / max(seconds, 1e-9):.0f} {unit}/s")
+    rate = (count - 1) / max(time.monotonic() - first, 1e-9)
+    terminal.detail(f"{count} {unit}, the first after {first - started:.2f} s, then {rate:.0f} {unit}/s")

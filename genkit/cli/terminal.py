@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import click
 
-from genkit.errors import OutputError
+from genkit.errors import GenkitError, OutputError
 
 
 @dataclass
@@ -107,6 +107,16 @@ def writing(where: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise OutputError(f"cannot write to {where}: {error.strerror}", "free some space or write elsewhere") from error
+
+
+def error_facts(error: GenkitError) -> dict[str, Any]:
+    """An error as JSON says it."""
+    return {
+        "code": type(error).__name__,
+        "exit_code": error.exit_code,
+        "message": one_line(error.message),
+        "hint": one_line(error.hint or "") or None,
+    }
 
 
 def one_line(text: str) -> str:

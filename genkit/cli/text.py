@@ -1,52 +1,44 @@
-"""`genkit text` and `genkit train-text`."""
+"""`genkit text`."""
 
 from __future__ import annotations
 
-import json
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from genkit import library
+from genkit.cli.batch import batch_options, check_alone, run_batch
 from genkit.cli.options import chosen, command, config_options, model_option, option, runtime_options, seed_option
-from genkit.cli.prompt import prompt_text
+from genkit.cli.prompt import given_text, prompt_text
+from genkit.cli.samples import as_json, as_text, in_order
 from genkit.cli.sampling import open_model, timed, weights_hash
 from genkit.cli.terminal import Terminal, is_terminal, printable, random_seed, write
-from genkit.cli.training import run_training, training_options
 from genkit.errors import UsageError
 from genkit.files import atomic_write
-from genkit.text.config import GenerationConfig, TextTrainConfig
+from genkit.text.config import GenerationConfig
 
 if TYPE_CHECKING:
-    from genkit.pipeline import TextEvent, TextPipeline
+    from genkit.pipeline import TextPipeline
 
-SEPARATOR = "---\n"
-
-TEXT_EXAMPLES = """
+EXAMPLES = """
 genkit text "Once upon a time"
 genkit text "The cat" -n 3 --temperature 0.6 --seed 1
 echo "Once there was a dog" | genkit text --max-new-tokens 50
 cat opening.txt | genkit text - "The next day," --output story.txt
 genkit text "Tom said" -n 8 --format jsonl | jq -r .text
-"""
-
-TRAIN_EXAMPLES = """
-genkit train-text --data book.txt --out run
-genkit train-text --data corpus/ --data more.jsonl.gz --preset baby --budget 2h --out run
-genkit train-text --resume --out run
-genkit train-text --data book.txt --steps 500 --dry-run
+genkit text --input prompts.jsonl --output stories.jsonl
 """
 
 
-@command("text", TEXT_EXAMPLES)
+@command("text", EXAMPLES)
 @click.argument("prompt", nargs=-1)
 @model_option(library.DEFAULT_TEXT)
 @config_options(GenerationConfig)
 @seed_option
+@batch_options
 @option(
     "--format",
     "form",
@@ -80,6 +72,8 @@ def text(
     prompt: tuple[str, ...],
     model: str,
     seed: int | None,
+    input: str | None,
+    parallel: int,
     form: str | None,
     output: str | None,
     no_clobber: bool,
@@ -88,38 +82,65 @@ def text(
     device: str,
     precision: str,
     engine: str,
-    **sampling: Any,
+    **more: Any,
 ) -> None:
     """Continue PROMPT.
 
     Without PROMPT the prompt is read from standard input; `-` adds standard input
     to PROMPT, joined by a newline. A final newline of standard input is not part of
     the prompt. '' starts from nothing.
+
+    --input continues every line of a file: a prompt, or in a .jsonl file an object
+    with a prompt, an id, a seed and any setting, such as {"prompt": "Tom", "top_k": 9}.
+    The results are JSON lines in the same order. With --output, the same command goes
+    on where a killed one stopped.
     """
     terminal: Terminal = ctx.obj
+    config, set_by_user = chosen(ctx, GenerationConfig)
+    own = {name: getattr(config, name) for name in set_by_user}
+    for name, what in (("json_schema", "a schema"), ("grammar", "a grammar")):
+        if own.get(name) is not None:
+            own[name] = given_text(name, own[name], what)
+    output = None if output == "-" else output
+    placement = {"device": device, "precision": precision, "engine": engine}
+    if input is not None:
+        run_batch(ctx, input, own, model=model, seed=seed, output=output, clobber=not no_clobber, placement=placement)
+        return
+    check_alone(ctx)
     form = _format(form, terminal.json)
     if stream and form != "text":
         raise UsageError(f"--stream does not go with --format {form}", "jsonl writes each sample when it ends")
+    if config.logprobs is not None and form == "text":
+        raise UsageError(f"--logprobs {config.logprobs} does not show in text", "add --format jsonl")
     start = prompt_text(ctx, prompt)
-    config, set_by_user = chosen(ctx, GenerationConfig)
-    output = None if output == "-" else output
     to_terminal = output is None and is_terminal(sys.stdout)
     live = to_terminal if stream is None else stream
 
-    with open_model(terminal, model, "text", device=device, precision=precision, engine=engine) as opened:
+    with open_model(terminal, model, "text", **placement) as opened:
         pipeline = cast("TextPipeline", opened)
-        config = config.replace(**{k: v for k, v in pipeline.defaults().items() if k not in set_by_user})
+        from genkit.text.settings import settle
+
+        config = settle(own, pipeline.defaults())
+        placed = pipeline.placed(config)
         if seed is None:
             seed = random_seed()
             terminal.note(f"seed {seed}")
         with _sink(output, clobber=not no_clobber, live=live) as put:
-            tokens = timed(terminal, pipeline.stream(start, config, seed=seed), "tokens")
+            tokens = timed(terminal, pipeline.stream(start, config, seed=seed, parallel=parallel), "tokens")
             events = in_order(tokens, config.n)
             if form == "text":
                 pieces = as_text(events, start if echo else "")
             else:
-                facts = {"model": model, "model_sha256": weights_hash(pipeline.path), "prompt": start, "seed": seed}
-                pieces = as_json(events, facts | {"settings": config.to_dict()}, lines=form == "jsonl")
+                facts = {
+                    "model": model,
+                    "model_sha256": weights_hash(pipeline.path),
+                    "engine": placed.engine,
+                    "precision": placed.precision if pipeline.tokenizer else None,  # a .gguf has its own
+                    "prompt": start,
+                    "seed": seed,
+                    "settings": config.to_dict(),
+                }
+                pieces = as_json(events, facts, pipeline.piece, lines=form == "jsonl")
             for piece in pieces:
                 put(printable(piece) if to_terminal else piece)
     if output is not None:
@@ -144,61 +165,3 @@ def _sink(output: str | None, *, clobber: bool, live: bool) -> Iterator[Callable
             file.write(piece.encode())
 
         yield put
-
-
-def in_order(events: Iterable[TextEvent], n: int) -> Iterator[TextEvent]:
-    """The events sample by sample: those of a later one wait until the earlier ones ended."""
-    waiting: list[deque[TextEvent]] = [deque() for _ in range(n)]
-    current = 0
-    for event in events:
-        waiting[event.index].append(event)
-        while current < n and waiting[current]:
-            ready = waiting[current].popleft()
-            yield ready
-            current += ready.finish is not None
-
-
-def as_text(events: Iterable[TextEvent], start: str) -> Iterator[str]:
-    """Samples as a reader wants them; each ends with one newline, a line of --- stands between two."""
-    index, last = -1, "\n"
-    for event in events:
-        if event.index != index:
-            index = event.index
-            yield SEPARATOR * (index > 0)
-            yield start
-            last = start or last
-        yield event.text
-        last = event.text or last
-        if event.finish is not None and not last.endswith("\n"):
-            yield "\n"
-
-
-def as_json(events: Iterable[TextEvent], facts: dict[str, Any], *, lines: bool) -> Iterator[str]:
-    """A document of all samples, or a line for each as soon as it ends."""
-    samples, pieces = [], list[str]()
-    for event in events:
-        pieces.append(event.text)
-        if event.finish is None:
-            continue
-        sample = {"index": event.index, "seed": facts["seed"] + event.index, "text": "".join(pieces)}
-        sample["finish"] = event.finish
-        pieces.clear()
-        if lines:
-            yield json.dumps({"model": facts["model"], "prompt": facts["prompt"]} | sample, ensure_ascii=False) + "\n"
-        samples.append(sample)
-    if not lines:
-        yield json.dumps(facts | {"samples": samples}, ensure_ascii=False, indent=2) + "\n"
-
-
-@command("train-text", TRAIN_EXAMPLES)
-@config_options(TextTrainConfig)
-@training_options
-@runtime_options("train-text")
-@click.pass_context
-def train_text(ctx: click.Context, /, **values: Any) -> None:
-    """Train a GPT on text files, and leave a model directory.
-
-    It loads with `genkit text -m RUN` and with the transformers library. Without
-    --budget, --steps or --tokens it trains for ten minutes.
-    """
-    run_training(ctx, TextTrainConfig, task="train-text")

@@ -98,6 +98,26 @@ class BarLogger(SilentLogger):
         self._bar.stop()
 
 
+class LineBar:
+    """How far a batch is: a bar where its length is known, and a line of numbers."""
+
+    def __init__(self, *, color: bool) -> None:
+        self.console = Console(file=sys.stderr, force_terminal=True, no_color=not color)
+        columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}", markup=False))
+        self._bar = Bar(*columns, console=self.console, refresh_per_second=4, redirect_stdout=False)
+        self._task = self._bar.add_task("", total=None)
+        self._bar.start()
+
+    def update(self, fraction: float | None, text: str) -> None:
+        self._bar.update(self._task, total=fraction and 1.0, completed=fraction or 0.0, description=text)
+
+    def say(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        self._bar.stop()
+
+
 def state(progress: Progress) -> str:
     """`step 120  1.2M tokens, 12.3k/s  0:04:10 left  loss 2.31`, the dispensable last."""
     p = progress

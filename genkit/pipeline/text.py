@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from genkit.pipeline.base import Pipeline, guard
 from genkit.text.config import GenerationConfig, GPTConfig, parse_bias
 
 if TYPE_CHECKING:
+    from genkit.runtime.device import Placement
     from genkit.text.engines import Bias, TextEngine, TokenRequest
     from genkit.text.tokenizer import Tokenizer
     from genkit.text.writing import Writer
@@ -67,7 +69,8 @@ class _Work(NamedTuple):
     requests: list[TokenRequest]
 
 
-class _Row(NamedTuple):
+@dataclass(frozen=True)
+class _Row:
     """A continuation on its way."""
 
     job: int
@@ -89,6 +92,7 @@ class TextPipeline(Pipeline):
         from genkit.text.tokenizer import Tokenizer
 
         self._engines: dict[str, TextEngine] = {}
+        self._moved: set[str] = set()  # the engines that took over a request
         self._parallel = 0  # what the open llama.cpp has room for
         self.tokenizer: Tokenizer | None = None
         if self.path.suffix == library.GGUF and self.path.is_file():
@@ -136,8 +140,13 @@ class TextPipeline(Pipeline):
             texts[event.index] += event.text
         return texts
 
-    def stream(self, prompt: str, config: GenerationConfig | None = None, *, seed: int = 0) -> Iterator[TextEvent]:
+    def stream(
+        self, prompt: str, config: GenerationConfig | None = None, *, seed: int = 0, parallel: int = PARALLEL
+    ) -> Iterator[TextEvent]:
         """Continue `prompt` `config.n` times, the i-th from seed + i; the pieces come interleaved.
+
+        Args:
+            parallel: continuations at a time; see `run`.
 
         Raises:
             UsageError: settings that no engine, or not the chosen one, can do.
@@ -145,7 +154,7 @@ class TextPipeline(Pipeline):
             ResourceError: the memory does not suffice.
         """
         config = config or GenerationConfig(**self.defaults())
-        for event in self.run([TextJob(prompt, config, seed)], parallel=min(config.n, PARALLEL)):
+        for event in self.run([TextJob(prompt, config, seed)], parallel=min(config.n, parallel)):
             if event.error:
                 raise event.error
             yield event
@@ -153,7 +162,8 @@ class TextPipeline(Pipeline):
     def run(self, jobs: Iterable[TextJob], *, parallel: int = PARALLEL) -> Iterator[TextEvent]:
         """Do many jobs, `parallel` continuations at a time; `jobs` is read as there is room.
 
-        A job that is refused gives one event with its `error`; the others go on.
+        With `parallel=1` llama.cpp gives each the text that it has alone. A job that is
+        refused gives an event with its `error`; the others go on.
 
         Raises:
             ResourceError: the memory does not suffice.
@@ -162,6 +172,14 @@ class TextPipeline(Pipeline):
         for engine, works in groupby(self._prepared(jobs, refused), key=lambda work: work.engine):
             yield from self._run_on(engine, works, parallel, refused)
         yield from refused
+
+    def placed(self, config: GenerationConfig) -> Placement:
+        """Where and how a job with `config` runs.
+
+        Raises:
+            UsageError: no engine, or not the chosen one, can do it.
+        """
+        return self._place(self._engine_for(config, self._bias(config)))
 
     def piece(self, token: int) -> str:
         """What one token reads as by itself."""
@@ -220,7 +238,8 @@ class TextPipeline(Pipeline):
             raise UsageError(f"--engine {usual} cannot do {flags}", f"use --engine {other}")
         if also := lacks(other, config, bias):
             raise UsageError(f"{flags} and {' and '.join(also)} exclude each other", "no engine does both")
-        if other not in self._engines:
+        if other not in self._moved:
+            self._moved.add(other)
             self._note(f"{flags}: done by {other}, which {usual} cannot")
         return other
 
@@ -248,10 +267,8 @@ class TextPipeline(Pipeline):
                 row = rows.get(event.index)
                 if row is None:
                     continue
-                if event.error:
-                    text, finish = "", "error"
-                else:
-                    text, finish = row.writer.push(event.token, event.done, event.text)
+                done = ("", "error") if event.error else row.writer.push(event.token, event.done, event.text)
+                text, finish = done
                 if finish is not None:
                     row.request.finished = True
                     del rows[event.index]
@@ -269,13 +286,17 @@ class TextPipeline(Pipeline):
 
     def _engine(self, name: str, parallel: int) -> Any:
         """The open engine of that name; opened first if need be."""
+        started = time.monotonic()
         if name == "llamacpp" and parallel > self._parallel:
             if name in self._engines:
                 self._engines.pop(name).close()
             self._engines[name] = self._open_llamacpp(parallel)
             self._parallel = parallel
-        if name not in self._engines:
+        elif name not in self._engines:
             self._engines[name] = self._open_torch()
+        else:
+            return self._engines[name]
+        self._note(f"{name} loaded the model in {time.monotonic() - started:.2f} s")
         return self._engines[name]
 
     def _open_llamacpp(self, parallel: int) -> TextEngine:

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from genkit.cli.terminal import printable
-from genkit.cli.text import in_order
+from genkit.cli.samples import in_order
 from genkit.pipeline import TextEvent
 
 Run = Callable[..., Any]
