@@ -11,14 +11,7 @@ import json
 from typing import TYPE_CHECKING
 
 import click
-from click.shell_completion import (
-    BashComplete,
-    CompletionItem,
-    FishComplete,
-    ShellComplete,
-    ZshComplete,
-    shell_complete,
-)
+from click.shell_completion import BashComplete, CompletionItem, FishComplete, ShellComplete, ZshComplete
 
 from genkit import library
 from genkit.cli.options import command
@@ -28,7 +21,6 @@ from genkit.errors import GenkitError
 if TYPE_CHECKING:
     Items = list[CompletionItem[str]]
 
-SHELLS: dict[str, type[ShellComplete]] = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
 VARIABLE = "_GENKIT_COMPLETE"
 _FILES = {"FILE", "PATH", "ZIP"}
 _FOLDERS = {"FOLDER", "DIR", "RUN"}
@@ -39,6 +31,17 @@ genkit completion zsh > "${fpath[1]}/_genkit"
 genkit completion fish > ~/.config/fish/completions/genkit.fish
 source <(genkit completion bash)
 """
+
+
+class Bash(BashComplete):
+    """Bash hands `--option=value` over as three words."""
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        args, incomplete = super().get_completion_args()
+        return [arg for arg in args if arg != "="], "" if incomplete == "=" else incomplete
+
+
+SHELLS: dict[str, type[ShellComplete]] = {"bash": Bash, "zsh": ZshComplete, "fish": FishComplete}
 
 
 def by_metavar(ctx: click.Context, param: click.Parameter, incomplete: str) -> Items:
@@ -76,5 +79,7 @@ def completion(ctx: click.Context, shell: str) -> None:
 
 def answer(main: click.Command, instruction: str) -> None:
     """Print the completions of the line that the shell's script describes; none when the line is wrong so far."""
-    with contextlib.suppress(GenkitError):
-        shell_complete(main, {"obj": Terminal(quiet=True)}, "genkit", VARIABLE, instruction)
+    shell, _, wanted = instruction.partition("_")
+    if shell in SHELLS and wanted == "complete":
+        with contextlib.suppress(GenkitError):
+            write(SHELLS[shell](main, {"obj": Terminal(quiet=True)}, "genkit", VARIABLE).complete() + "\n")

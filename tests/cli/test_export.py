@@ -1,0 +1,64 @@
+"""`genkit export`; what the files hold is tested in tests/test_export.py."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Run = Callable[..., Any]
+
+
+def test_the_path_is_printed(genkit: Run, tiny_text: Path, tmp_path: Path) -> None:
+    done = genkit("export", str(tiny_text), "--to", "hf", "--out", "out")
+    assert (done.code, done.out, done.err) == (0, b"out\n", "")
+    done = genkit("export", str(tiny_text), "--to", "hf", "-o", "out", "--precision", "fp16", "--json")
+    assert json.loads(done.out) == {
+        "model": str(tiny_text),
+        "to": "hf",
+        "precision": "fp16",
+        "path": "out",
+        "bytes": sum(file.stat().st_size for file in (tmp_path / "out").iterdir()),
+    }
+
+
+def test_an_exported_folder_is_a_model(genkit: Run, tiny_text: Path) -> None:
+    genkit("export", str(tiny_text), "--to", "hf", "--out", "out")
+    args = ("The cat", "--seed", "3", "--max-new-tokens", "8", "-q")
+    assert genkit("text", "-m", "out", *args).out == genkit("text", "-m", str(tiny_text), *args).out
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (["--to", "hf"], 2, "Missing option '-o' / '--out'"),
+        (["--out", "x"], 2, "Missing option '--to'"),
+        (["--to", "ggml", "--out", "x"], 2, "'ggml' is not one of 'gguf', 'onnx', 'hf'"),
+        (["--to", "onnx", "--out", "x"], 2, "onnx does not hold text models (use --to gguf or hf)"),
+        (["--to", "gguf", "--out", "x", "--precision", "bf16"], 2, "gguf is not written in bf16"),
+        (["--to", "gguf", "--out", "-"], 2, "--out must name a file or folder"),
+        (["--to", "gguf", "--out", ""], 2, "--out must name a file or folder"),
+        (["--to", "gguf", "--out", "none/x"], 4, "create the folder first"),
+        (["--to", "gguf", "--out", "mine", "--no-clobber"], 4, "mine exists"),
+        (["--to", "hf", "--out", "mine"], 4, "mine is a file"),
+        (["--to", "gguf", "--out", "/dev/full"], 4, "is not a file"),
+    ],
+)
+def test_refusals(genkit: Run, tiny_text: Path, tmp_path: Path, args: list[str], code: int, message: str) -> None:
+    (tmp_path / "mine").write_text("mine")
+    done = genkit("export", str(tiny_text), *args)
+    assert (done.code, done.out) == (code, b"")
+    assert done.err.count("\n") == 1
+    assert message in done.err
+    assert os.listdir(tmp_path) == ["mine"]
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_an_unknown_model(genkit: Run) -> None:
+    done = genkit("export", "stoory", "--to", "hf", "--out", "x", "--json")
+    assert (done.code, done.out) == (3, b"")
+    assert json.loads(done.err)["error"]["hint"] == "did you mean 'story'?"
