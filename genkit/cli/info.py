@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +22,7 @@ from genkit.files import input_errors, open_regular, read_json
 from genkit.runtime.device import resolve
 
 PICTURES = (".png", ".webp", ".jpg", ".jpeg", ".gif", ".npz", ".mp4")
-BATCH = ".jsonl"
+RESULTS = (".jsonl", ".jsonl.part")
 
 EXAMPLES = """
 genkit info story
@@ -39,32 +40,34 @@ def info(ctx: click.Context, target: str) -> None:
     """Say what a model is: its shape, data, licence, training and metrics.
 
     For a picture that genkit drew: its seeds and the model that drew it. For the
-    lines of a batch: how many there are, their models and how they ended.
+    results of genkit text in a .jsonl file: how many there are and how they ended.
     """
     terminal: Terminal = ctx.obj
-    suffix = Path(target).suffix.lower()
-    if suffix in PICTURES:
+    name = target.lower()
+    if name.endswith(PICTURES):
         facts = _picture(Path(target))
-    elif suffix == BATCH:
-        facts = _batch(Path(target))
+    elif name.endswith(RESULTS):
+        facts = _results(Path(target))
     else:
         facts = _model(target)
     if terminal.json:
         write(json.dumps(facts, ensure_ascii=False, indent=2) + "\n")
     else:
-        write("".join(f"{name}: {one_line(str(value))}\n" for name, value in flat(facts)))
+        write("".join(f"{key}: {one_line(str(value))}\n" for key, value in flat(facts)))
 
 
 def _model(name: str) -> dict[str, Any]:
     path = library.find(name)
-    facts = summary(name, path)
     if path.is_dir():
+        facts = summary(name, path)
         facts["sha256"] = weights_hash(path)
         facts["config"] = read_json(path / library.CONFIG)
         if (path / library.RECORD).is_file():
             record = read_json(path / library.RECORD)
             facts |= {"training": record.get("config")}
             facts |= {key: record.get(key) for key in ("data", "trained", "metrics", "hardware", "genkit_version")}
+    else:
+        facts = _gguf(name, path)
     try:
         facts["here"] = asdict(resolve(task=facts["makes"]))
     except GenkitError as error:
@@ -72,43 +75,67 @@ def _model(name: str) -> dict[str, Any]:
     return facts
 
 
+def _gguf(name: str, path: Path) -> dict[str, Any]:
+    """What the header of a GGUF file says; nothing is loaded."""
+    from genkit.text.ggufcheck import check_gguf
+
+    header = check_gguf(path)
+    return {
+        "name": name,
+        "makes": "text",
+        "parameters": sum(math.prod(shape) for shape, _ in header.tensors.values()),
+        "path": str(path),
+        "sha256": weights_hash(path),
+        "types": dict(Counter(kind for _, kind in header.tensors.values())),
+        "fields": {key: _plain(value) for key, value in header.fields.items()},
+    }
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no name for NaN and the infinities."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _picture(path: Path) -> dict[str, Any]:
     from genkit.image.canvas import read_note
 
     with input_errors(path), open_regular(path) as file:
-        note = read_note(file.read())
+        data = file.read()
+    note = read_note(data)
     if not note:
         raise InputError(f"{path} does not say how it was drawn", "genkit writes that into every picture it draws")
     return {"picture": str(path), **note}
 
 
-def _batch(path: Path) -> dict[str, Any]:
-    """Counts over the lines of `text --format jsonl`, or of a batch; one line is in memory at a time."""
-    models, finish = Counter[str](), Counter[str]()
-    seeds: set[int] = set()
-    lines = failed = unfinished = 0
+def _results(path: Path) -> dict[str, Any]:
+    """Counts over the lines of `text --format jsonl` or `--input`; one line is in memory at a time."""
+    job: dict[str, Any] | None = None
+    models, finish, seeds = Counter[str](), Counter[str](), set[int]()
+    counts = dict.fromkeys(("lines", "refused", "torn", "samples", "tokens"), 0)
     with input_errors(path), open_regular(path) as file:
-        for line in file:
+        for number, line in enumerate(file, 1):
             fact = _object(line)
             if fact is None and not line.endswith(b"\n"):
-                unfinished += 1  # a batch that is being written, or was killed
-            elif fact is None or not fact.keys() & {"text", "error"}:
-                raise InputError(f"{path}: line {lines + 1} is no result of genkit text", "see genkit text --help")
+                counts["torn"] = 1  # it is being written, or its writer was killed
+            elif fact is not None and "genkit_batch" in fact:
+                job = fact
+            elif fact is None or not ("error" in fact or "text" in fact or isinstance(fact.get("samples"), list)):
+                raise InputError(
+                    f"{path}: line {number} is no result of genkit text", "info reads .jsonl of genkit only"
+                )
             else:
-                lines += 1
-                failed += "error" in fact
+                counts["lines"] += 1
+                counts["refused"] += "error" in fact
                 models.update([str(fact["model"])] if "model" in fact else [])
-                finish.update([str(fact["finish"])] if "finish" in fact else [])
-                seeds.update([fact["seed"]] if isinstance(fact.get("seed"), int) else [])
-    return {
-        "results": str(path),
-        "lines": lines,
-        "failed": failed,
-        "unfinished": unfinished,
-        "models": dict(models),
-        "finish": dict(finish),
-        "seeds": {"least": min(seeds), "largest": max(seeds), "different": len(seeds)} if seeds else None,
-    }
+                samples = fact["samples"] if "samples" in fact else [fact] * ("text" in fact)
+                for sample in (s for s in samples if isinstance(s, dict)):
+                    counts["samples"] += 1
+                    counts["tokens"] += sample["tokens"] if isinstance(sample.get("tokens"), int) else 0
+                    finish.update([str(sample.get("finish"))])
+                    seeds.update([sample["seed"]] if isinstance(sample.get("seed"), int) else [])
+    spread = {"least": min(seeds), "largest": max(seeds), "different": len(seeds)} if seeds else None
+    found = {"results": str(path), **counts, "finish": dict(finish), "models": dict(models), "seeds": spread}
+    return found | ({"job": job} if job else {})
 
 
 def _object(line: bytes) -> dict[str, Any] | None:
