@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests that import onnxruntime themselves report to nobody either
+
 ROOT = Path(__file__).parents[1]
 CORPUS = "The cat sat on the mat. The dog ran to the cat. A bird sang in the tree.\n" * 40
 

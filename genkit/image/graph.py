@@ -9,19 +9,20 @@ package is, imported when a graph is made.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from genkit import __version__
 from genkit.errors import InputError
 from genkit.files import read_json, write_bytes
 from genkit.image.config import DCGANConfig
-from genkit.image.weights import Weights, check_fits
+from genkit.image.weights import Header, Weights
 from genkit.library import CONFIG, WEIGHTS
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, TensorProto
+    from onnx import TensorProto
 
 GRAPH = "generator.onnx"
 _FORMAT = 1  # of the graph made here; another one makes graphs on disk stale
@@ -56,84 +57,82 @@ def write(folder: Path, path: Path | None = None, *, self_contained: bool = Fals
         OutputError: as `files.atomic_write`.
     """
     config = DCGANConfig.from_dict(read_json(folder / CONFIG))
-    weights = Weights(folder / WEIGHTS)
-    write_bytes(path or folder / GRAPH, graph(config, weights, self_contained=self_contained))
+    if self_contained:
+        data = whole_graph(config, Weights(folder / WEIGHTS))
+    else:
+        header = Header(folder / WEIGHTS)
+        for name, shape in shapes(config).items():
+            if shape and (dtype := header.tensors.get(name, {}).get("dtype", "F32")) != "F32":
+                raise InputError(f"{header.path}: tensor {name!r} is {dtype}, and {GRAPH} points to F32 only")
+        data = graph(config, header)
+    write_bytes(path or folder / GRAPH, data)
 
 
-def graph(config: DCGANConfig, weights: Weights, *, self_contained: bool = False) -> bytes:
-    """The serialised ONNX model: z (N, nz) -> image (N, C, H, W) in [-1, 1].
+def graph(config: DCGANConfig, header: Header) -> bytes:
+    """An ONNX model, z (N, nz) -> image (N, C, H, W) in [-1, 1], that points into the weight file.
 
     Raises:
-        InputError: as `write`.
+        InputError: the tensors do not fit the config.
     """
-    model = build(config, weights, self_contained=self_contained)
-    data: bytes = model.SerializeToString(deterministic=True)
-    return data
+    return _serialize(config, header, lambda name: _pointer(header, name))
 
 
-def build(config: DCGANConfig, weights: Weights, *, self_contained: bool = False) -> ModelProto:
-    """The ONNX model behind `graph`."""
-    from onnx import TensorProto, helper, numpy_helper
+def whole_graph(config: DCGANConfig, weights: Weights) -> bytes:
+    """As `graph`, with the weights inside."""
+    from onnx import numpy_helper
 
-    check_fits(shapes(config), weights.header, weights.path)
-    # (N, nz) -> (N, nz, 1, 1)
-    nodes = [helper.make_node("Unsqueeze", ["z", "axes"], ["latent"])]
-    initializers = [helper.make_tensor("axes", TensorProto.INT64, [2], [2, 3])]
-    stages = len(config.widths(config.ngf)) + 1
-    x = "latent"
-    for stage in range(stages):
-        # the first stage makes 4x4 of 1x1, every other one doubles the side
-        stride, pad = (1, 0) if stage == 0 else (2, 1)
-        names = [_convolution(stage)] if stage == stages - 1 else [_convolution(stage), *_norm(stage)]
-        for name in names:
-            if self_contained:
-                initializers.append(numpy_helper.from_array(weights.array(name), name))
-            else:
-                initializers.append(_pointer(weights, name))
-        y = f"convolution_{stage}"
-        nodes.append(
-            helper.make_node(
-                "ConvTranspose", [x, names[0]], [y], kernel_shape=[4, 4], strides=[stride] * 2, pads=[pad] * 4
-            )
-        )
-        if stage == stages - 1:
-            nodes.append(helper.make_node("Tanh", [y], ["image"]))
-        else:
-            nodes.append(helper.make_node("BatchNormalization", [y, *names[1:]], [f"norm_{stage}"], epsilon=_EPSILON))
-            nodes.append(helper.make_node("Relu", [f"norm_{stage}"], [x := f"relu_{stage}"]))
-    made = helper.make_model(
-        helper.make_graph(
-            nodes,
-            "generator",
-            [helper.make_tensor_value_info("z", TensorProto.FLOAT, ["N", config.nz])],
-            [
-                helper.make_tensor_value_info(
-                    "image", TensorProto.FLOAT, ["N", config.channels, config.size, config.size]
-                )
-            ],
-            initializers,
-        ),
-        opset_imports=[helper.make_opsetid("", _OPSET)],
-        ir_version=_IR,
-        producer_name="genkit",
-        producer_version=__version__,
-    )
-    helper.set_model_props(made, {"genkit": fingerprint(weights)})
-    return made
+    return _serialize(config, weights, lambda name: numpy_helper.from_array(weights.array(name), name))
 
 
-def fingerprint(weights: Weights) -> str:
+def fingerprint(header: Header) -> str:
     """What a graph is marked with: it fits every weight file whose header is the same, byte for byte."""
-    return f"graph {_FORMAT} of header {hashlib.sha256(weights.head).hexdigest()}"
+    return f"graph {_FORMAT} of header {hashlib.sha256(header.head).hexdigest()}"
 
 
-def stored(folder: Path, weights: Weights) -> bytes | None:
+def stored(folder: Path, header: Header) -> bytes | None:
     """`generator.onnx` of `folder`, if it is there and was made for a weight file like this one."""
     try:
         data = (folder / GRAPH).read_bytes()
     except OSError:
         return None
-    return data if fingerprint(weights).encode() in data else None
+    return data if fingerprint(header).encode() in data else None
+
+
+def _serialize(config: DCGANConfig, header: Header, tensor: Callable[[str], TensorProto]) -> bytes:
+    """Build the model; `tensor` makes the initialiser of a name."""
+    from onnx import TensorProto, helper
+
+    header.check_fits(shapes(config))
+    nodes = [helper.make_node("Unsqueeze", ["z", "axes"], ["latent"])]  # (N, nz) -> (N, nz, 1, 1)
+    initializers = [helper.make_tensor("axes", TensorProto.INT64, [2], [2, 3])]
+    last = len(config.widths(config.ngf))
+    x = "latent"
+    for stage in range(last + 1):
+        # the first stage makes 4x4 of 1x1, every other one doubles the side
+        stride, pad = (1, 0) if stage == 0 else (2, 1)
+        weight, norm = _convolution(stage), [] if stage == last else _norm(stage)
+        initializers += [tensor(name) for name in (weight, *norm)]
+        y = f"convolution_{stage}"
+        square: dict[str, Any] = {"kernel_shape": [4, 4], "strides": [stride] * 2, "pads": [pad] * 4}
+        nodes.append(helper.make_node("ConvTranspose", [x, weight], [y], **square))
+        if norm:
+            nodes.append(helper.make_node("BatchNormalization", [y, *norm], [f"norm_{stage}"], epsilon=_EPSILON))
+            nodes.append(helper.make_node("Relu", [f"norm_{stage}"], [x := f"relu_{stage}"]))
+        else:
+            nodes.append(helper.make_node("Tanh", [y], ["image"]))
+    z = helper.make_tensor_value_info("z", TensorProto.FLOAT, ["N", config.nz])
+    side = config.size
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", config.channels, side, side])
+    model = helper.make_model(
+        helper.make_graph(nodes, "generator", [z], [image], initializers),
+        opset_imports=[helper.make_opsetid("", _OPSET)],
+        ir_version=_IR,
+        producer_name="genkit",
+        producer_version=__version__,
+    )
+    helper.set_model_props(model, {"genkit": fingerprint(header)})
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
 
 
 def _convolution(stage: int) -> str:
@@ -144,15 +143,13 @@ def _norm(stage: int) -> list[str]:
     return [f"main.{3 * stage + 1}.{part}" for part in _NORM]
 
 
-def _pointer(weights: Weights, name: str) -> TensorProto:
+def _pointer(header: Header, name: str) -> TensorProto:
     """A tensor that lies in the weight file."""
     from onnx import StringStringEntryProto, TensorProto
 
-    entry = weights.header[name]
-    if entry["dtype"] != "F32":
-        raise InputError(f"{weights.path}: tensor {name!r} is {entry['dtype']}; {GRAPH} points to F32 tensors only")
+    entry = header.tensors[name]
     begin, end = entry["data_offsets"]
-    place = {"location": WEIGHTS, "offset": weights.offset(name), "length": end - begin}
+    place = {"location": WEIGHTS, "offset": header.offset(name), "length": end - begin}
     return TensorProto(
         name=name,
         dims=entry["shape"],

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from genkit.files import read_json
 from genkit.image import graph
 from genkit.image.config import DCGANConfig
 from genkit.image.engines import ImageEvent, ImageRequest
-from genkit.image.weights import Weights, check_fits
+from genkit.image.weights import Weights
 from genkit.library import CONFIG, WEIGHTS
 from genkit.runtime.device import cpu_count
 
@@ -41,9 +43,10 @@ class OnnxImageEngine:
         self.config = DCGANConfig.from_dict(read_json(folder / CONFIG))
         weights = Weights(folder / WEIGHTS)
         shapes = graph.shapes(self.config)
-        check_fits(shapes, weights.header, weights.path)
+        weights.check_fits(shapes)
         # the tensors come from the one reading of the file, and so belong to the header that was checked
         self._tensors = {name: weights.array(name) for name, shape in shapes.items() if shape}
+        self._runtime = import_onnxruntime()
         self._session = self._open(folder, weights, threads or cpu_count())
 
     def generate(self, requests: Iterable[ImageRequest]) -> Iterator[ImageEvent]:
@@ -55,7 +58,7 @@ class OnnxImageEngine:
         for index, request in enumerate(requests):
             yield ImageEvent(index, request.seed, to_pixels(self._draw(request.z)), request.z)
 
-    def _open(self, folder: Path, weights: Weights, threads: int) -> ort.InferenceSession:
+    def _open(self, folder: Path, weights: Weights, threads: int) -> Any:
         """A session of the graph on disk, or, where that is absent, stale or damaged, of one made now."""
         if stored := graph.stored(folder, weights):
             try:
@@ -64,14 +67,13 @@ class OnnxImageEngine:
                 _raise_if_memory(error)
         return self._session_of(graph.graph(self.config, weights), threads)
 
-    def _session_of(self, model: bytes, threads: int) -> ort.InferenceSession:
-        options = ort.SessionOptions()
+    def _session_of(self, model: bytes, threads: int) -> Any:
+        options = self._runtime.SessionOptions()
         options.log_severity_level = _FATAL
         options.intra_op_num_threads = threads
-        options.add_external_initializers(
-            list(self._tensors), [ort.OrtValue.ortvalue_from_numpy(tensor) for tensor in self._tensors.values()]
-        )
-        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        values = [self._runtime.OrtValue.ortvalue_from_numpy(tensor) for tensor in self._tensors.values()]
+        options.add_external_initializers(list(self._tensors), values)
+        return self._runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def _draw(self, z: NDArray[np.float32]) -> NDArray[np.float32]:
         """A latent (nz,) to an image (C, H, W) in [-1, 1]."""
@@ -87,6 +89,38 @@ def to_pixels(image: NDArray[np.float32]) -> NDArray[np.uint8]:
     """An image (C, H, W) in [-1, 1] to uint8 (H, W, C), rounded."""
     levels = ((image + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
     return np.ascontiguousarray(levels.transpose(1, 2, 0))
+
+
+def import_onnxruntime() -> Any:
+    """The package `onnxruntime`, kept from the network and from the user's terminal.
+
+    Since 1.29 it reports its use to its maker, and leaves a device id in the cache
+    directory, unless the environment forbids it before the first import. And while
+    it is imported it looks for GPUs and warns on standard error of those that it
+    does not understand, before any log level can be set.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    with _silent_stderr():
+        import onnxruntime
+    return onnxruntime
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Send what C++ code writes to descriptor 2 nowhere."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # closed
+        yield
+        return
+    try:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 2)
+        os.close(null)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _raise_if_memory(error: Exception) -> None:
