@@ -1,0 +1,218 @@
+"""What `--json` prints is what the schemas in genkit/schemas say, for every command."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+from PIL import Image
+
+import genkit as package
+from genkit import errors
+from genkit.cli import COMMANDS
+from genkit.errors import GenkitError
+from genkit.text.config import GenerationConfig
+
+Run = Callable[..., Any]
+FOLDER = Path(package.__file__).parent / "schemas"
+SCHEMAS = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
+
+
+def check(value: Any, name: str) -> None:
+    jsonschema.Draft202012Validator(SCHEMAS[name]).validate(value)
+
+
+def check_run(done: Any, name: str) -> Any:
+    """The one document that a command printed, after its schema has been asked."""
+    assert done.code == 0, done.err
+    value = json.loads(done.out)
+    check(value, name)
+    return value
+
+
+def check_lines(done: Any, name: str, code: int = 0) -> list[Any]:
+    assert done.code == code, done.err
+    values = [json.loads(line) for line in done.text.splitlines()]
+    for value in values:
+        check(value, name)
+    return values
+
+
+@pytest.fixture
+def text_data(tmp_path: Path) -> str:
+    (tmp_path / "book.txt").write_text("The cat sat on the mat. The dog ran to the cat.\n" * 200)
+    return "book.txt"
+
+
+@pytest.fixture
+def image_data(tmp_path: Path) -> str:
+    (tmp_path / "photos").mkdir()
+    for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)):
+        Image.fromarray(pixels).save(tmp_path / f"photos/{i}.png")
+    return "photos"
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_a_schema_is_one(name: str) -> None:
+    schema = SCHEMAS[name]
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert schema["$id"] == f"{name}.json"
+    assert schema["title"]
+    for part in objects(schema):
+        assert part.keys() & {"additionalProperties", "description"}, part  # what is open says what it is
+        assert set(part.get("required", ())) <= set(part.get("properties", ()))
+
+
+def objects(schema: Any) -> Iterator[dict[str, Any]]:
+    """Every part of a schema that is about an object."""
+    if isinstance(schema, dict):
+        if schema.get("type") == "object":
+            yield schema
+        for value in schema.values():
+            yield from objects(value)
+    elif isinstance(schema, list):
+        for value in schema:
+            yield from objects(value)
+
+
+def test_no_command_lacks_a_schema() -> None:
+    assert set(COMMANDS) <= set(SCHEMAS)
+    others = {"error", "text-line", "text-batch-line", "train-text-plan", "train-gan-plan", "train-metrics-line"}
+    assert set(SCHEMAS) == set(COMMANDS) | others
+
+
+def test_text(genkit: Run, tiny_text: Path) -> None:
+    model = ("-m", str(tiny_text), "--max-new-tokens", "4", "--seed", "1")
+    found = check_run(genkit("text", *model, "The", "-n", "2", "--stop", "q", "--json"), "text")
+    assert found["settings"].keys() == GenerationConfig.__dataclass_fields__.keys()
+    found = check_run(genkit("text", *model, "The", "--format", "json", "--logprobs", "2"), "text")
+    assert len(found["samples"][0]["logprobs"]) == found["samples"][0]["tokens"]
+    found = check_run(genkit("text", *model, "The", "--json", "--num-beams", "2", "-n", "2"), "text")
+    assert found["engine"] == "torch"
+    for more in ((), ("--logprobs", "0"), ("-n", "3", "--temperature", "0")):
+        assert check_lines(genkit("text", *model, "The", "--format", "jsonl", *more), "text-line")
+
+
+def test_a_gguf_as_a_model(genkit: Run, tiny_text: Path) -> None:
+    check_run(genkit("export", str(tiny_text), "--to", "gguf", "--out", "a.gguf", "--json"), "export")
+    found = check_run(genkit("text", "-m", "a.gguf", "The", "--max-new-tokens", "2", "--json"), "text")
+    assert found["precision"] is None
+    check_run(genkit("info", "a.gguf", "--json"), "info")
+
+
+def test_batches(genkit: Run, tiny_text: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text(
+        '{"prompt": "The", "id": "a", "n": 2, "logprobs": 1}\n{"prompt": "dog", "top_k": -3}\n"cat"\nnot json\n'
+    )
+    model = ("-m", str(tiny_text), "--max-new-tokens", "4", "--seed", "1")
+    values = check_lines(genkit("text", *model, "--input", "in.jsonl", "--json"), "text-batch-line", code=7)
+    assert [("error" in value) for value in values] == [False, True, False, True]
+    done = genkit("text", *model, "--input", "in.jsonl", "--json", "--output", "out.jsonl")
+    check(json.loads(done.err.splitlines()[-1]), "error")
+    assert [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()] == values
+    check_run(genkit("info", "out.jsonl", "--json"), "info")
+
+
+def test_image(genkit: Run, tiny_image: Path) -> None:
+    model = ("-m", str(tiny_image), "--json")
+    check_run(genkit("image", *model, "--seeds", "3,5-6", "--out", "a.png"), "image")
+    found = check_run(genkit("image", *model, "--n", "2", "--each", "--truncation", "0.7", "--out", "each"), "image")
+    assert len(found["files"]) == 2
+    walk = ("--interpolate", "1,2", "--frames", "3", "--out", "a.gif")
+    assert check_run(genkit("image", *model, *walk), "image")["frames"] == "3"
+    for name in ("a.png", "a.gif"):
+        check_run(genkit("info", name, "--json"), "info")
+
+
+def test_models(genkit: Run, tiny_text: Path, tmp_path: Path) -> None:
+    (tmp_path / "runs/broken").mkdir(parents=True)
+    (tmp_path / "runs/broken/config.json").write_text("{")
+    assert len(check_run(genkit("models", "--json"), "models")) >= 3
+    for name in ("story", "kittens", str(tiny_text)):
+        check_run(genkit("info", name, "--json"), "info")
+
+
+def test_export_and_completion(genkit: Run, tiny_text: Path, tiny_image: Path) -> None:
+    check_run(genkit("export", str(tiny_text), "--to", "hf", "--out", "hf", "--precision", "bf16", "--json"), "export")
+    check_run(genkit("export", str(tiny_image), "--to", "onnx", "--out", "a.onnx", "--json"), "export")
+    check_run(genkit("completion", "fish", "--json"), "completion")
+
+
+def test_doctor(genkit: Run) -> None:
+    assert check_run(genkit("doctor", "--json"), "doctor")["ok"]
+
+
+SMALL_TEXT = ("--preset", "tiny", "--batch-size", "2", "--no-compile", "--steps", "2", "--val-fraction", "0.2")
+SMALL_GAN = ("--size", "32", "--ngf", "4", "--ndf", "4", "--batch-size", "8", "--steps", "20")
+
+
+def test_train_text(genkit: Run, text_data: str, tmp_path: Path) -> None:
+    check_run(genkit("train-text", "--data", text_data, *SMALL_TEXT, "--dry-run", "--json"), "train-text-plan")
+    check_run(genkit("train-text", "--data", text_data, *SMALL_TEXT, "--out", "run", "--json"), "train-text")
+    check_metrics(tmp_path / "run")
+    check_run(genkit("info", "run", "--json"), "info")
+
+
+def test_train_gan(genkit: Run, image_data: str, tmp_path: Path) -> None:
+    check_run(genkit("train-gan", "--data", image_data, *SMALL_GAN, "--dry-run", "--json"), "train-gan-plan")
+    check_run(genkit("train-gan", "--data", image_data, *SMALL_GAN, "--out", "run", "--json"), "train-gan")
+    check_metrics(tmp_path / "run")
+    check_run(genkit("info", "run", "--json"), "info")
+
+
+def check_metrics(run: Path) -> None:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    assert lines
+    for line in lines:
+        check(json.loads(line), "train-metrics-line")
+
+
+FAILURES = {
+    "text": [["--top-p", "7", "x"], ["-m", "nowhere", "x"], ["-m", "kittens", "x"], ["x", "--output", "none/x"],
+             ["--device", "cuda:99", "x"], ["--bogus"], ["--input", "none.jsonl"]],
+    "image": [["--n", "0"], ["-m", "story"], ["--out", "x.bmp"], ["--out", "-"], ["--device", "tpu"]],
+    "train-text": [["--out", "run"], ["--data", "none"], ["--data", "x", "--steps", "0"], ["--data", "."]],
+    "train-gan": [["--out", "run"], ["--data", "none"], ["--data", "x", "--size", "33"]],
+    "info": [[], ["nowhere"], ["x.png"], ["x.jsonl"], ["x.gguf"], ["https://example.com"]],
+    "models": [["x"], ["--bogus"]],
+    "export": [["story"], ["story", "--to", "onnx", "--out", "x"], ["nowhere", "--to", "hf", "--out", "x"]],
+    "doctor": [["x"], ["--color", "blue"]],
+    "completion": [[], ["tcsh"]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_errors(genkit: Run, command: str) -> None:
+    for args in FAILURES[command]:
+        done = genkit(command, *args, "--json")
+        assert done.out == b"", args
+        value = json.loads(done.err.splitlines()[-1])
+        check(value, "error")
+        assert value["error"]["exit_code"] == done.code > 0
+
+
+def test_the_kinds_of_errors_are_all_named() -> None:
+    kinds = {v for v in vars(errors).values() if isinstance(v, type) and issubclass(v, GenkitError)}
+    fact = SCHEMAS["error"]["properties"]["error"]["properties"]
+    assert {kind.__name__ for kind in kinds} == set(fact["code"]["enum"])
+    assert {kind.exit_code for kind in kinds} == set(fact["exit_code"]["enum"])
+    batch = SCHEMAS["text-batch-line"]["oneOf"][1]["properties"]["error"]["properties"]
+    assert batch["code"] == fact["code"]
+
+
+def test_the_schemas_refuse_what_is_wrong() -> None:
+    good = {"shell": "fish", "script": "x"}
+    check(good, "completion")
+    for bad in ({}, good | {"more": 1}, good | {"shell": "tcsh"}, good | {"script": None}):
+        with pytest.raises(jsonschema.ValidationError):
+            check(bad, "completion")
+    line = {"model": "m", "prompt": "", "index": 0, "seed": 0, "text": "", "finish": "eos", "tokens": 1}
+    check(line, "text-line")
+    for bad in (line | {"finish": None}, line | {"seed": -1}, line | {"logprobs": None}, line | {"bogus": 1}):
+        with pytest.raises(jsonschema.ValidationError):
+            check(bad, "text-line")
