@@ -39,8 +39,15 @@ LAYERS = {
     "genkit.__main__": 5,
 }
 # what is mathematics: torch, their own config and one another
-PURE = ("genkit.text.models.gpt", "genkit.text.sampling", "genkit.text.losses", "genkit.image.models.dcgan",
-        "genkit.image.losses")  # fmt: skip
+PURE = (
+    "genkit.text.models.gpt",
+    "genkit.text.models.cache",
+    "genkit.text.sampling",
+    "genkit.text.badwords",
+    "genkit.text.losses",
+    "genkit.image.models.dcgan",
+    "genkit.image.losses",
+)
 HEAVY = {"torch", "numpy", "rich", "PIL", "transformers", "tokenizers", "safetensors", "torchvision",
          "huggingface_hub"}  # fmt: skip
 

@@ -1,46 +1,101 @@
 """From logits to a token: pure functions on (B, V), with the meanings of `transformers`.
 
-`process` applies them in this order: repetition, frequency and presence penalty,
-temperature, top-k, top-p, min-p. A dropped token's logit is -inf.
+`process` applies them in this order: `penalise` (repetition, frequency and presence
+penalty, no-repeat-ngram, forbidden tokens, logit bias, min-new-tokens), temperature,
+`truncate` (top-k, top-p, min-p, typical-p). A dropped token's logit is -inf.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from genkit.text.config import GenerationConfig
 
+Bias = Sequence[tuple[Sequence[int], float]]
 
-def process(
-    logits: Tensor, config: GenerationConfig, *, seen: Tensor | None = None, counts: Tensor | None = None
-) -> Tensor:
-    """Logits whose softmax is the distribution to draw from; temperature 0 leaves truncation out.
 
-    Args:
-        logits: (B, V) in fp32.
-        seen: (B, V) bool, tokens of the prompt or generated; needed by the repetition penalty.
-        counts: (B, V), how often each token was generated; needed by the other two penalties.
+@dataclass(frozen=True)
+class Past:
+    """What a row holds: the token ids of its prompt, and those generated."""
+
+    prompt: Sequence[int]
+    text: list[int] = field(default_factory=list)
+
+    @property
+    def tokens(self) -> list[int]:
+        return [*self.prompt, *self.text]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What rows with the same settings obey.
+
+    Attributes:
+        bias: pairs of a token sequence and what is added to the logit of its last token.
+        forbidden: the tokens that may not follow these tokens.
+        eos_id: the end-of-text token, which `min_new_tokens` keeps back.
     """
-    if config.repetition_penalty != 1 and seen is not None:
-        logits = repetition_penalty(logits, seen, config.repetition_penalty)
-    if config.frequency_penalty and counts is not None:
-        logits = frequency_penalty(logits, counts, config.frequency_penalty)
-    if config.presence_penalty and counts is not None:
-        logits = presence_penalty(logits, counts, config.presence_penalty)
+
+    config: GenerationConfig
+    bias: Bias = ()
+    forbidden: Callable[[Sequence[int]], Collection[int]] | None = None
+    eos_id: int | None = None
+
+
+def process(logits: Tensor, rules: Rules, pasts: Sequence[Past]) -> Tensor:
+    """Logits (B, V) in fp32 whose softmax is the distribution to draw from; temperature 0 leaves truncation out."""
+    logits, config = penalise(logits, rules, pasts), rules.config
     if config.temperature == 0:
         return logits
     if config.temperature != 1:
         logits = temperature(logits, config.temperature)
+    return truncate(logits, config)
+
+
+def penalise(logits: Tensor, rules: Rules, pasts: Sequence[Past]) -> Tensor:
+    """What depends on the tokens so far, of one `Past` a row; beam search needs no more than this."""
+    config = rules.config
+    if config.repetition_penalty != 1:
+        seen = count([past.tokens for past in pasts], logits) > 0
+        logits = repetition_penalty(logits, seen, config.repetition_penalty)
+    if config.frequency_penalty or config.presence_penalty:
+        counts = count([past.text for past in pasts], logits)
+        logits = frequency_penalty(logits, counts, config.frequency_penalty)
+        logits = presence_penalty(logits, counts, config.presence_penalty)
+    if config.no_repeat_ngram_size:
+        logits = forbid(logits, [repeats(past.tokens, config.no_repeat_ngram_size) for past in pasts])
+    if rules.forbidden is not None:
+        logits = forbid(logits, [rules.forbidden(past.tokens) for past in pasts])
+    if rules.bias:
+        logits = sequence_bias(logits, [past.tokens for past in pasts], rules.bias)
+    if config.min_new_tokens and rules.eos_id is not None:
+        logits = forbid(logits, [[rules.eos_id] * (len(past.text) < config.min_new_tokens) for past in pasts])
+    return logits
+
+
+def truncate(logits: Tensor, config: GenerationConfig) -> Tensor:
+    """Drop unlikely tokens, by every rule that is not off."""
     if config.top_k:
         logits = top_k(logits, config.top_k)
     if config.top_p < 1:
         logits = top_p(logits, config.top_p)
     if config.min_p:
         logits = min_p(logits, config.min_p)
+    if config.typical_p < 1:
+        logits = typical_p(logits, config.typical_p)
     return logits
+
+
+def count(rows: Sequence[Sequence[int]], logits: Tensor) -> Tensor:
+    """(B, V) in the logits' dtype, how often each token is in each row."""
+    held = {(row, token): times for row, tokens in enumerate(rows) for token, times in Counter(tokens).items()}
+    return _put(torch.zeros_like(logits), held)
 
 
 def repetition_penalty(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
@@ -56,6 +111,28 @@ def frequency_penalty(logits: Tensor, counts: Tensor, penalty: float) -> Tensor:
 def presence_penalty(logits: Tensor, counts: Tensor, penalty: float) -> Tensor:
     """Subtract `penalty` once if a token was generated at all."""
     return logits - penalty * (counts > 0)
+
+
+def repeats(tokens: Sequence[int], n: int) -> set[int]:
+    """What would end a run of `n` tokens that `tokens` holds already (Paulus et al. 2018)."""
+    begun = list(tokens[len(tokens) - n + 1 :])
+    starts = range(len(tokens) - n + 1)
+    return {tokens[i + n - 1] for i in starts if list(tokens[i : i + n - 1]) == begun}
+
+
+def forbid(logits: Tensor, tokens: Sequence[Collection[int]]) -> Tensor:
+    """Drop each row's own `tokens`."""
+    return _put(logits, {(row, token): -math.inf for row, own in enumerate(tokens) for token in own})
+
+
+def sequence_bias(logits: Tensor, rows: Sequence[Sequence[int]], bias: Bias) -> Tensor:
+    """Add to the logit of a sequence's last token where a row ends with the tokens before it."""
+    added: dict[tuple[int, int], float] = {}
+    for (*before, last), value in bias:
+        for row, tokens in enumerate(rows):
+            if list(tokens[len(tokens) - len(before) :]) == before:
+                added[row, last] = added.get((row, last), 0.0) + value
+    return logits + _put(torch.zeros_like(logits), added)
 
 
 def temperature(logits: Tensor, value: float) -> Tensor:
@@ -86,6 +163,21 @@ def min_p(logits: Tensor, p: float) -> Tensor:
     return logits.masked_fill(logits < logits.amax(-1, keepdim=True) + math.log(p), -math.inf)
 
 
+def typical_p(logits: Tensor, p: float) -> Tensor:
+    """Keep what surprises about as much as expected (Meister et al. 2022).
+
+    They are the fewest tokens whose surprise, -log probability, is nearest to its
+    mean and whose probabilities sum to p or more, and what ties with the last of them.
+    """
+    surprise = -logits.log_softmax(-1)
+    probabilities = (-surprise).exp()
+    mean = (surprise * probabilities).nansum(-1, keepdim=True)  # inf * 0 of a dropped token counts as 0
+    ordered, order = (surprise - mean).abs().sort(-1)
+    enough = (probabilities.gather(-1, order).cumsum(-1) < p).sum(-1, keepdim=True)
+    last = ordered.gather(-1, enough.clamp(max=logits.shape[-1] - 1))
+    return logits.masked_fill((surprise - mean).abs() > last, -math.inf)
+
+
 def sample(logits: Tensor, uniforms: Tensor) -> Tensor:
     """Draw one token a row by inverting the cumulative distribution.
 
@@ -105,3 +197,17 @@ def sample(logits: Tensor, uniforms: Tensor) -> Tensor:
     below = total.nextafter(torch.zeros_like(total))  # so that the token found has a positive probability
     threshold = torch.minimum(uniforms.to(logits.device, wide).unsqueeze(1) * total, below)
     return torch.searchsorted(cumulative, threshold, right=True).squeeze(1)
+
+
+def likeliest(logprobs: Tensor, k: int) -> list[tuple[tuple[int, float], ...]]:
+    """Each row's `k` likeliest tokens with their log-probabilities (B, V), best first."""
+    best = logprobs.topk(min(k, logprobs.shape[-1]))
+    return [tuple(zip(*row, strict=True)) for row in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
+
+
+def _put(table: Tensor, values: Mapping[tuple[int, int], float]) -> Tensor:
+    """`table` with other values at some (row, token)."""
+    if not values:
+        return table
+    rows, tokens = torch.tensor(list(values), device=table.device).unbind(1)
+    return table.index_put((rows, tokens), torch.tensor(list(values.values()), device=table.device, dtype=table.dtype))

@@ -17,7 +17,7 @@ from torch import Tensor
 from genkit.errors import InputError
 from genkit.text import losses
 from genkit.text.config import ARCHITECTURES, GPTConfig
-from genkit.text.models.gpt import GPT, INIT_STD, KVCache, attend, count_parameters, rope_table, rotate
+from genkit.text.models.gpt import GPT, INIT_STD, attend, count_parameters, rope_table, rotate
 from genkit.text.models.layout import from_hf_state, load_hf_state, to_hf_state
 
 # arch, tied head, key-value heads of 4
@@ -242,8 +242,8 @@ def test_attention_by_matrix_products_is_attention(kv: int) -> None:
     q, k, v = (torch.randn(2, heads, 33, 16) for heads in (4, kv, kv))
     exact = [t.clone().requires_grad_() for t in (q, k, v)]
     rough = [t.bfloat16().requires_grad_() for t in (q, k, v)]
-    a = attend(exact[0], exact[1], exact[2], None)
-    b = attend(rough[0], rough[1], rough[2], None)
+    a = attend(exact[0], exact[1], exact[2])
+    b = attend(rough[0], rough[1], rough[2])
     assert b.dtype == torch.bfloat16
     torch.testing.assert_close(b.float(), a, atol=0.03, rtol=0.03)
     weight = torch.randn_like(a)
@@ -267,64 +267,6 @@ def test_dropout_acts_in_training_only() -> None:
 def test_more_tokens_than_the_context_are_refused() -> None:
     with pytest.raises(InputError, match="33 tokens do not fit a context of 32"):
         GPT(shape())(tokens(1, 33))
-
-
-# --- cache ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("arch", "kv"), [("qwen3", 2), ("llama", 4), ("gpt2", 4)])
-@pytest.mark.parametrize("chunks", [[17], [1] * 17, [6, 1, 1, 5, 4]])
-@torch.no_grad()
-def test_cached_passes_equal_the_full_pass(arch: str, kv: int, chunks: list[int]) -> None:
-    model, ids = noisy(shape(arch, kv=kv)), tokens()
-    cache = KVCache(model.config, rows=3, capacity=20)
-    parts = [model(part, cache) for part in ids.split(chunks, dim=1)]
-    torch.testing.assert_close(torch.cat(parts, 1), model(ids), atol=1e-4, rtol=0)
-    assert cache.used == 17
-    assert cache.lengths.tolist() == [17] * 3
-
-
-@pytest.mark.parametrize("arch", ARCHITECTURES)
-@torch.no_grad()
-def test_ragged_rows_equal_single_rows(arch: str) -> None:
-    model, ids, lengths = noisy(shape(arch)), tokens(), torch.tensor([4, 9, 6])
-    cache = KVCache(model.config, rows=3, capacity=16)
-    first = model(ids[:, :9], cache)
-    cache.trim(lengths)
-    logits = [first[torch.arange(3), lengths - 1]]
-    for _ in range(5):
-        logits.append(model(ids.gather(1, cache.lengths.unsqueeze(1)), cache)[:, 0])
-    for row, length in enumerate(lengths.tolist()):
-        alone = model(ids[row : row + 1, : length + 5])[0, length - 1 :]
-        torch.testing.assert_close(torch.stack(logits)[:, row], alone, atol=1e-4, rtol=0)
-
-
-@torch.no_grad()
-def test_rows_leave_and_multiply() -> None:
-    model, ids = noisy(shape()), tokens()
-    cache = KVCache(model.config, rows=3, capacity=20)
-    model(ids[:, :8], cache)
-    cache.trim(torch.tensor([8, 5, 7]))
-    cache.select(torch.tensor([2, 1, 2]))
-    assert cache.lengths.tolist() == [7, 5, 7]
-    assert cache.used == 7
-    got = model(torch.tensor([[3], [4], [5]]), cache)[:, 0]
-    for row, (source, length, token) in enumerate([(2, 7, 3), (1, 5, 4), (2, 7, 5)]):
-        text = torch.cat([ids[source, :length], torch.tensor([token])]).unsqueeze(0)
-        torch.testing.assert_close(got[row], model(text)[0, -1], atol=1e-4, rtol=0)
-
-
-def test_a_full_cache_refuses_more() -> None:
-    model = GPT(shape())
-    cache = KVCache(model.config, rows=3, capacity=17)
-    model(tokens(), cache)
-    with pytest.raises(InputError, match="18 tokens do not fit a context of 17"):
-        model(tokens(3, 1), cache)
-
-
-def test_cache_memory_is_what_it_says() -> None:
-    cache = KVCache(shape(kv=2), rows=3, capacity=20, dtype=torch.bfloat16)
-    assert cache.keys.nbytes + cache.values.nbytes == 3 * KVCache.row_bytes(shape(kv=2), 20, torch.bfloat16)
 
 
 # --- loss -------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from genkit.text.engines import torch as engine_module
 from genkit.text.engines.torch import TorchTextEngine
 from genkit.text.models.gpt import GPT
 from genkit.text.models.layout import to_hf_state
-from genkit.text.sampling import process, sample
+from genkit.text.sampling import Past, Rules, process, sample
 
 VOCAB, BLOCK, EOS = 61, 48, 0
 GREEDY = GenerationConfig(temperature=0, max_new_tokens=12, min_new_tokens=12)
@@ -77,25 +77,17 @@ def run(engine: TorchTextEngine, *requests: TokenRequest) -> list[list[int]]:
 def by_hand(model: GPT, wanted: TokenRequest) -> list[int]:
     """The same text by full passes without a cache."""
     random = np.random.Generator(np.random.Philox(key=np.array([wanted.seed, 0], dtype=np.uint64)))
-    ids, new = list(wanted.prompt), []
-    seen, counts = torch.zeros(1, VOCAB, dtype=torch.bool), torch.zeros(1, VOCAB)
-    seen[0, ids] = True
-    for step in range(min(wanted.config.max_new_tokens, BLOCK - len(ids))):
-        logits = model(torch.tensor([ids]))[:, -1]
-        if step < wanted.config.min_new_tokens:
-            logits[:, EOS] = -math.inf
-        logits = process(logits, wanted.config, seen=seen, counts=counts)
+    past, rules = Past(wanted.prompt), Rules(wanted.config, wanted.bias, eos_id=EOS)
+    for _ in range(min(wanted.config.max_new_tokens, BLOCK - len(wanted.prompt))):
+        logits = process(model(torch.tensor([past.tokens]))[:, -1], rules, [past])
         if wanted.config.temperature == 0:
             token = int(logits.argmax())
         else:
             token = int(sample(logits, torch.tensor([random.random()], dtype=torch.float64)))
-        ids.append(token)
-        new.append(token)
-        seen[0, token] = True
-        counts[0, token] += 1
+        past.text.append(token)
         if token == EOS:
             break
-    return new
+    return past.text
 
 
 @pytest.mark.parametrize("arch", ["qwen3", "llama", "gpt2"])
@@ -107,21 +99,13 @@ def by_hand(model: GPT, wanted: TokenRequest) -> list[int]:
         GREEDY.replace(repetition_penalty=1.5),
         RANDOM.replace(repetition_penalty=1.3, frequency_penalty=0.7, presence_penalty=0.4, top_k=20, min_p=0.01),
         RANDOM.replace(min_new_tokens=3, max_new_tokens=40, temperature=2.0),
+        RANDOM.replace(typical_p=0.8, no_repeat_ngram_size=2, temperature=0.5),
     ],
 )
 def test_a_ragged_batch_equals_full_passes(arch: str, knobs: GenerationConfig, runtime: Runtime) -> None:
     model = build(arch)
     requests = [request(p, knobs, seed) for seed, p in enumerate([[5], [7, 8, 9, 10, 11, 12], [7, 8], [7, 8]])]
     assert run(TorchTextEngine(model, runtime), *requests) == [by_hand(model, r) for r in requests]
-
-
-def test_tokens_are_counted_only_for_penalties(engine: TorchTextEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """(rows, vocabulary) tables, copied at every step, are dear."""
-    monkeypatch.setattr(engine_module, "_History", None)
-    assert len(run(engine, request([3, 4], RANDOM))[0]) == 12
-    for penalty in ({"repetition_penalty": 1.1}, {"frequency_penalty": 0.1}, {"presence_penalty": -0.1}):
-        with pytest.raises(TypeError):
-            run(engine, request([3, 4], RANDOM, **penalty))
 
 
 def test_rows_with_other_settings_share_a_batch(engine: TorchTextEngine, model: GPT) -> None:
@@ -149,13 +133,34 @@ def test_a_sample_does_not_depend_on_the_global_generators(engine: TorchTextEngi
     assert run(engine, request([3], seed=1)) == first
 
 
-def test_more_rows_than_a_batch(engine: TorchTextEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_rows_than_there_is_room_for(
+    model: GPT, runtime: Runtime, engine: TorchTextEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     requests = [request([3, 4], seed=i) for i in range(7)]
     together = run(engine, *requests)
-    monkeypatch.setattr(engine_module, "BATCH", 3)
-    assert run(engine, *requests) == together
     monkeypatch.setattr(engine_module, "CACHE_BYTES", 1)  # room for one row and no more
-    assert run(engine, *requests) == together
+    events = list(TorchTextEngine(model, runtime).generate(requests))
+    assert rows(events, 7) == together
+    assert [e.index for e in events] == sorted(e.index for e in events)
+
+
+def test_requests_are_pulled_as_there_is_room(engine: TorchTextEngine) -> None:
+    """A row that is done makes room, so an endless source will do."""
+    pulled = 0
+
+    def endless() -> Iterator[TokenRequest]:
+        nonlocal pulled
+        while True:
+            pulled += 1
+            yield request([3], seed=pulled, max_new_tokens=12 + pulled % 7)
+
+    ended = 0
+    for event in engine.generate(endless()):
+        ended += event.done is not None
+        assert pulled - ended <= 64 + 2
+        if ended == 150:
+            break
+    assert pulled >= 150
 
 
 def test_events_come_row_by_row_as_they_are_drawn(engine: TorchTextEngine) -> None:
@@ -192,11 +197,24 @@ def test_end_of_text_ends_a_row_and_is_reported(runtime: Runtime) -> None:
     assert [(e.token, e.done) for e in events if e.index == 0] == [(t, None) for t in wanted] + [(stopper, "eos")]
 
 
+def test_logprobs_only_where_they_are_asked_for(engine: TorchTextEngine) -> None:
+    plain, asked = (request([3, 4], GREEDY, logprobs=n) for n in (None, 3))
+    events = list(engine.generate([plain, asked]))
+    assert {(e.logprob, e.top) for e in events if e.index == 0} == {(None, ())}
+    for event in (e for e in events if e.index == 1):
+        assert event.logprob == event.top[0][1] or event.token == event.top[0][0]
+        assert [logprob for _, logprob in event.top] == sorted((p for _, p in event.top), reverse=True)
+        assert len({token for token, _ in event.top}) == 3
+
+
 def test_no_end_of_text_before_min_new_tokens(runtime: Runtime) -> None:
     model = build(tie_embeddings=False)
     with torch.no_grad():  # end of text is nearly certain at every step
-        model.norm.weight.fill_(0.0)
-        model.norm.register_forward_hook(lambda module, args, out: torch.ones_like(out))
+        model.norm.weight.fill_(1.0)
+        model.embed.weight.fill_(1.0)
+        for block in model.blocks:
+            block.attn.o.weight.zero_()
+            block.mlp.down.weight.zero_()
         model.lm_head.weight.zero_()[EOS] = 1.0
     engine = TorchTextEngine(model, runtime)
     events = list(
@@ -227,7 +245,7 @@ def test_the_consumer_ends_rows(engine: TorchTextEngine) -> None:
 
 
 def test_logprob_is_the_models_own(engine: TorchTextEngine, model: GPT) -> None:
-    wanted = request([3, 4], RANDOM, seed=3, temperature=0.5, repetition_penalty=1.5, top_k=4)
+    wanted = request([3, 4], RANDOM, seed=3, temperature=0.5, repetition_penalty=1.5, top_k=4, logprobs=0)
     events = list(engine.generate([wanted]))
     ids = torch.tensor([[3, 4] + [e.token for e in events]])
     with torch.no_grad():
@@ -262,12 +280,39 @@ def test_greedy_text_of_transformers(tmp_path: Any, runtime: Runtime) -> None:
         ([-1], "token -1 of the prompt"),
     ],
 )
-def test_bad_prompts_are_refused_before_anything_is_drawn(
-    engine: TorchTextEngine, prompt: list[int], message: str
-) -> None:
-    events = engine.generate([request([3]), request(prompt)])
-    with pytest.raises(InputError, match=message):
-        next(events)
+def test_a_bad_prompt_ends_its_own_row(engine: TorchTextEngine, prompt: list[int], message: str) -> None:
+    alone = run(engine, request([3]))
+    events = list(engine.generate([request(prompt), request([3]), request(prompt)]))
+    assert [(e.index, e.done) for e in events if e.error] == [(0, "error"), (2, "error")]
+    assert all(message in str(e.error) for e in events if e.error)
+    assert [[e.token for e in events if e.index == 1]] == alone
+
+
+def test_text_is_not_for_this_engine(engine: TorchTextEngine) -> None:
+    (event,) = engine.generate([TokenRequest("text", RANDOM, 0)])
+    assert "reads token ids" in str(event.error)
+
+
+def test_rules_that_leave_no_token_end_their_row(engine: TorchTextEngine) -> None:
+    alone = run(engine, request([3]))
+    nothing = tuple(((token,), -math.inf) for token in range(VOCAB))
+    for knobs in (GREEDY, RANDOM, RANDOM.replace(num_beams=2)):
+        events = list(engine.generate([request([3]), TokenRequest([3], knobs, 0, bias=nothing)]))
+        assert [e.done for e in events if e.index == 1] == ["error"]
+        assert [[e.token for e in events if e.index == 0]] == alone
+
+
+def test_bad_words_need_the_texts_of_tokens(model: GPT, runtime: Runtime, engine: TorchTextEngine) -> None:
+    (event,) = engine.generate([request([3], bad_word=("ab",))])
+    assert "--bad-word" in str(event.error)
+    pieces = [b"", *(bytes([97 + i % 3]) for i in range(1, VOCAB))]  # every token is a, b or c
+    writer = TorchTextEngine(model, runtime, lambda: pieces)
+    texts = run(
+        writer, *(request([1, 2], RANDOM, seed, bad_word=("ab", "ca", "cc"), temperature=2) for seed in range(9))
+    )
+    for text in texts:
+        written = b"bc" + b"".join(pieces[token] for token in text)
+        assert not any(word in written for word in (b"ab", b"ca", b"cc"))
 
 
 def test_damaged_weights_are_told(runtime: Runtime) -> None:
@@ -295,9 +340,13 @@ def test_dropout_is_off(runtime: Runtime) -> None:
 
 
 def test_bf16_is_near_fp32(model: GPT) -> None:
-    """Same text while the likeliest token leads clearly; the cache is in bf16 too."""
+    """Same text while the likeliest token leads clearly."""
     with Runtime(Placement(device="cpu", precision="bf16", engine="torch", why="test")) as half:
-        events = list(TorchTextEngine(model, half).generate([request([3, 4], GREEDY), request([5, 6, 7], GREEDY)]))
+        events = list(
+            TorchTextEngine(model, half).generate(
+                [request(prompt, GREEDY, logprobs=0) for prompt in ([3, 4], [5, 6, 7])]
+            )
+        )
     for index, prompt in enumerate([[3, 4], [5, 6, 7]]):
         row = [e for e in events if e.index == index]
         ids = torch.tensor([prompt + [e.token for e in row]])
@@ -305,3 +354,52 @@ def test_bf16_is_near_fp32(model: GPT) -> None:
             logprobs = model(ids[:, :-1])[0, len(prompt) - 1 :].log_softmax(-1)
         for event, exact in zip(row, logprobs, strict=True):
             assert event.logprob == pytest.approx(exact[event.token].item(), abs=0.15)
+
+
+def test_bias_moves_the_last_token_of_a_sequence(engine: TorchTextEngine) -> None:
+    knobs = GREEDY.replace(max_new_tokens=8, min_new_tokens=8)
+    bias = (((7,), -math.inf), ((9, 5), 50.0), ((5, 9), 50.0), ((4, 4), 90.0))
+    (text,) = run(engine, TokenRequest([3, 9], knobs, 0, bias=bias))
+    assert text == [5, 9] * 4
+
+
+def test_beams_come_when_the_search_is_over(engine: TorchTextEngine) -> None:
+    knobs = GREEDY.replace(num_beams=4, n=3, logprobs=2)
+    requests = [TokenRequest([3, 4], knobs, 0, rank) for rank in (0, 1, 2)]
+    events = list(engine.generate([requests[0], request([5]), *requests[1:]]))
+    assert rows(list(engine.generate(requests)), 3) == [rows(events, 4)[i] for i in (0, 2, 3)]
+    assert len({tuple(row) for row in rows(events, 4)}) == 4
+    for index in (0, 2, 3):
+        own = [e for e in events if e.index == index]
+        assert [e.done for e in own[:-1]] == [None] * (len(own) - 1)
+        assert own[-1].done in ("eos", "length")
+        assert all(e.logprob is not None and len(e.top) == 2 for e in own)
+
+
+def test_a_search_is_done_once(engine: TorchTextEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    searches = []
+    search = engine_module.beam_search
+    monkeypatch.setattr(engine_module, "beam_search", lambda *a: searches.append(a) or search(*a))
+    knobs = GREEDY.replace(num_beams=3, n=3)
+    list(engine.generate([TokenRequest([3, 4], knobs, 0, rank) for rank in (0, 1, 2)]))
+    assert len(searches) == 1
+    list(engine.generate([TokenRequest([3, i], knobs, 0) for i in (4, 5)]))
+    assert len(searches) == 3
+
+
+def test_streams_of_one_engine_do_not_meet(engine: TorchTextEngine) -> None:
+    alone = run(engine, request([3, 4], seed=1)), run(engine, request([5], seed=2))
+    one, other = engine.generate([request([3, 4], seed=1)]), engine.generate([request([5], seed=2)])
+    pairs = list(zip(one, other, strict=True))
+    assert [e.token for e, _ in pairs] == alone[0][0]
+    assert [e.token for _, e in pairs] == alone[1][0]
+
+
+def test_the_model_is_left_as_it_was(runtime: Runtime) -> None:
+    model = build().train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    engine = TorchTextEngine(model, runtime)
+    run(engine, request([3]))
+    engine.close()
+    assert model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -11,161 +12,214 @@ from torch import Tensor
 
 from genkit.errors import InputError
 from genkit.runtime.manager import Runtime
+from genkit.text.badwords import BadWords
 from genkit.text.config import GenerationConfig
-from genkit.text.engines import TokenEvent, TokenRequest
-from genkit.text.models.gpt import GPT, KVCache
-from genkit.text.sampling import process, sample
+from genkit.text.engines import Bias, TokenEvent, TokenRequest
+from genkit.text.engines.beams import Beam, beam_search
+from genkit.text.engines.decoder import Decoder, exact_widths, for_decoding
+from genkit.text.models.gpt import GPT
+from genkit.text.sampling import Past, Rules, likeliest, process, sample
 
-BATCH = 256  # rows at a time, fewer where their keys and values would outgrow CACHE_BYTES
-CACHE_BYTES = 1 << 30
+CACHE_BYTES = 1 << 30  # rows beyond this wait; on CUDA, beyond half of the free memory
 
 
 class TorchTextEngine:
-    """Decodes rows in batches over a static key-value cache.
+    """Decodes many rows at once, each with the bits that it would have alone.
 
-    Prompts of different lengths share a batch, equal prompts are read once, and
-    rows that are done leave. The model is put on the runtime's device and into
-    eval mode.
+    A row that is done makes room for the next request. In fp32 the weights are the
+    model's own, in less a copy.
+
+    Args:
+        pieces: gives the bytes that each token stands for, by id; asked when a request
+            has bad words.
+
+    Attributes:
+        context: how many tokens prompt and continuation may have together.
     """
 
-    def __init__(self, model: GPT, runtime: Runtime) -> None:
-        self.model = model.to(runtime.device).eval()
-        self.runtime = runtime
+    def __init__(self, model: GPT, runtime: Runtime, pieces: Callable[[], Sequence[bytes]] | None = None) -> None:
+        self.context = model.config.block_size
+        self._model, self._runtime, self._pieces = for_decoding(model.to(runtime.device), runtime), runtime, pieces
+        self._rules = functools.lru_cache(64)(self._make_rules)
+        self._idle: dict[tuple[int, ...], Decoder] = {}
 
-    def generate(self, requests: Sequence[TokenRequest]) -> Iterator[TokenEvent]:
+    def close(self) -> None:
+        """Let go of the memory of rows."""
+        self._idle.clear()
+
+    def generate(self, requests: Iterable[TokenRequest]) -> Iterator[TokenEvent]:
         """Yield tokens as they are drawn; a row's last event says why it is `done`.
 
+        A row ends with an error where its prompt is empty, has ids beyond the vocabulary
+        or fills the context, and where its rules leave no token to draw. The beams of one
+        search are searched once, and told when the search is over.
+
         Raises:
-            InputError: a prompt is empty, has ids beyond the vocabulary or leaves
-                no room in the context; or the model's logits are not finite.
+            InputError: the model's logits are not finite.
         """
-        config = self.model.config
-        for request in requests:
-            _check(request.prompt, config.vocab_size, config.block_size)
-        longest = max((len(r.prompt) + r.config.max_new_tokens for r in requests), default=1)
-        capacity = min(config.block_size, longest)
-        size = min(BATCH, max(1, CACHE_BYTES // KVCache.row_bytes(config, capacity, self.runtime.dtype)))
-        for start in range(0, len(requests), size):
-            chunk = enumerate(requests[start : start + size], start)
-            rows = [_Row(index, request, config.block_size) for index, request in chunk if not request.finished]
-            if rows:
-                yield from self._decode(rows, capacity)
+        with self._decoder(self._widths) as decoder:
+            arriving = self._arriving(requests)
+            rows: list[_Row] = []  # the decoder's first ones, in its order
+            following = next(arriving, None)
+            while rows or following is not None:
+                while following is not None and self._has_room(decoder, rows, following):
+                    if isinstance(following, _Row):
+                        decoder.begin(len(rows), following.past.prompt)
+                        rows.append(following)
+                    else:
+                        yield following
+                    following = next(arriving, None)
+                yield from self._advance(decoder, rows)
 
-    def _decode(self, rows: list[_Row], capacity: int) -> Iterator[TokenEvent]:
-        logits, cache = self._read(rows, capacity)  # (R, V)
-        penalised = any(_penalises(row.request.config) for row in rows)
-        history = _History(rows, logits) if penalised else None
-        step = 0
-        while True:
-            tokens, logprobs = self._choose(logits, rows, history, step)
-            step += 1
-            kept = []
-            for i, (row, token, logprob) in enumerate(zip(rows, tokens.tolist(), logprobs.tolist(), strict=True)):
-                if row.request.finished:
-                    continue
-                done = "eos" if token == self.model.config.eos_id else "length" if step == row.limit else None
-                yield TokenEvent(row.index, token, logprob, done)
-                if done is None:
-                    kept.append(i)
-            kept = [i for i in kept if not rows[i].request.finished]  # the consumer may have ended some meanwhile
-            if not kept:
-                return
-            if len(kept) < len(rows):
-                rows, index = [rows[i] for i in kept], torch.tensor(kept, device=tokens.device)
-                tokens = tokens[index]
-                cache.select(index)
-                if history:
-                    history.select(index)
-            if history:
-                history.add(tokens)
-            logits = self._step(tokens, cache)
+    def _arriving(self, requests: Iterable[TokenRequest]) -> Iterator[_Row | TokenEvent]:
+        """Rows to decode; and the events of requests that need none, because they are refused or searched."""
+        searched: tuple[object, list[Beam]] = None, []
+        for index, request in enumerate(requests):
+            if request.finished:
+                continue
+            try:
+                row = _Row(index, request, self._checked(request.prompt), self._rules(request.config, request.bias))
+                row.limit = min(request.config.max_new_tokens, self.context - len(row.past.prompt))
+                if request.config.num_beams > 1:
+                    search = row.past.prompt, request.config, request.bias
+                    if search != searched[0]:
+                        searched = search, self._search(row)
+                    yield from _tell(row, searched[1])
+                else:
+                    yield row
+            except InputError as error:
+                yield TokenEvent(index, -1, "error", error=error)
 
-    @torch.inference_mode()
-    def _read(self, rows: list[_Row], capacity: int) -> tuple[Tensor, KVCache]:
-        """Run the distinct prompts, then give each row its copy: logits (R, V) and the cache."""
-        device = self.runtime.device
-        place = {prompt: i for i, prompt in enumerate(dict.fromkeys(row.prompt for row in rows))}
-        lengths = torch.tensor([len(prompt) for prompt in place], device=device)
-        ids = torch.zeros(len(place), max(map(len, place)), dtype=torch.int64)  # (P, T), padded on the right
-        for prompt, i in place.items():
-            ids[i, : len(prompt)] = torch.tensor(prompt)
-        cache = KVCache(self.model.config, len(place), capacity, device=device, dtype=self.runtime.dtype)
-        with self.runtime.autocast():
-            hidden = self.model.hidden(ids.to(device), cache)  # (P, T, C)
-            logits = self.model.logits(hidden[torch.arange(len(place), device=device), lengths - 1]).float()
-        cache.trim(lengths)
-        if len(rows) > len(place):
-            copies = torch.tensor([place[row.prompt] for row in rows], device=device)
-            cache.select(copies)
-            logits = logits[copies]
-        return logits, cache
+    def _advance(self, decoder: Decoder, rows: list[_Row]) -> Iterator[TokenEvent]:
+        """Draw every row's token, let go of rows that are done, and append the tokens of the others."""
+        for row, drawn in zip(rows, self._draw(decoder.logits, rows), strict=True):
+            if not row.request.finished:  # the consumer may have ended it meanwhile
+                row.done = drawn.done
+                row.past.text.append(drawn.token)
+                yield drawn
+        for place in reversed(range(len(rows))):
+            if rows[place].done or rows[place].request.finished:
+                last = rows.pop()
+                if place < len(rows):
+                    rows[place] = last
+                    decoder.move(len(rows), place)
+        if rows:
+            decoder.step([row.past.text[-1] for row in rows], [row.length - 1 for row in rows])
 
     @torch.inference_mode()
-    def _step(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        """Append tokens (R,); the logits (R, V) of the next ones."""
-        with self.runtime.autocast():
-            return self.model.logits(self.model.hidden(tokens.unsqueeze(1), cache))[:, 0].float()
-
-    @torch.inference_mode()
-    def _choose(self, logits: Tensor, rows: list[_Row], history: _History | None, step: int) -> tuple[Tensor, Tensor]:
-        """The rows' next tokens (R,) and their log-probabilities (R,)."""
-        if not logits.isfinite().all():
-            raise InputError("the model's logits are not finite", "its weights are damaged; use another model")
-        tokens = torch.empty(len(rows), dtype=torch.int64, device=logits.device)
-        for config in dict.fromkeys(row.request.config for row in rows):
-            members = [i for i, row in enumerate(rows) if row.request.config == config]
-            index = torch.tensor(members, device=logits.device)
-            own = logits[index]
-            if step < config.min_new_tokens and self.model.config.eos_id is not None:
-                own[:, self.model.config.eos_id] = -math.inf
-            past = {"seen": history.seen[index], "counts": history.counts[index]} if history else {}
-            own = process(own, config, **past)
-            if config.temperature == 0:
-                tokens[index] = own.argmax(-1)
+    def _draw(self, logits: Tensor, rows: list[_Row]) -> list[TokenEvent]:
+        """The event of each row's next token."""
+        events: dict[int, TokenEvent] = {}
+        for rules in {id(row.rules): row.rules for row in rows}.values():
+            places = [i for i, row in enumerate(rows) if row.rules is rules]
+            own = logits[: len(rows)] if len(places) == len(rows) else logits[places]  # (B, V)
+            processed = process(own, rules, [rows[i].past for i in places])
+            if rules.config.temperature == 0:
+                tokens = processed.argmax(-1)
             else:
-                uniforms = torch.tensor([rows[i].stream.random() for i in members], dtype=torch.float64)
-                tokens[index] = sample(own, uniforms)
-        return tokens, logits.log_softmax(-1).gather(1, tokens.unsqueeze(1)).squeeze(1)
+                uniforms = [rows[i].stream.random() for i in places]
+                tokens = sample(processed, torch.tensor(uniforms, dtype=torch.float64))
+            sound = processed.amax(-1).isfinite()
+            told = torch.stack([tokens, sound]).tolist()  # one wait for the device
+            if not all(told[1]) and not own.isfinite().all():
+                raise InputError("the model's logits are not finite", "its weights are damaged; use another model")
+            logprobs: list[float | None] = [None] * len(places)
+            tops: list[tuple[tuple[int, float], ...]] = [()] * len(places)
+            if rules.config.logprobs is not None:
+                own = own.log_softmax(-1)
+                logprobs = own.gather(1, tokens.unsqueeze(1)).squeeze(1).tolist()
+                tops = likeliest(own, rules.config.logprobs)
+            for i, token, possible, logprob, top in zip(places, *told, logprobs, tops, strict=True):
+                events[i] = rows[i].event(token, logprob, top) if possible else _impossible(rows[i].index)
+        return [events[i] for i in range(len(rows))]
+
+    def _search(self, row: _Row) -> list[Beam]:
+        with self._decoder([row.rules.config.num_beams]) as decoder:
+            return beam_search(decoder, row.past.prompt, row.rules, row.limit)
+
+    def _has_room(self, decoder: Decoder, rows: list[_Row], following: _Row | TokenEvent) -> bool:
+        if not rows or isinstance(following, TokenEvent):
+            return True
+        if len(rows) == self._widths[-1]:
+            return False
+        longest = max(len(row.past.prompt) + row.limit for row in [*rows, following])
+        return decoder.bytes(len(rows) + 1, longest) <= self._memory
+
+    def _checked(self, prompt: list[int] | str) -> tuple[int, ...]:
+        if isinstance(prompt, str):
+            raise InputError("the torch engine reads token ids, not text")
+        vocabulary = self._model.config.vocab_size
+        if not prompt:
+            raise InputError("the prompt has no tokens", "give at least one, for instance the end-of-text token")
+        if len(prompt) >= self.context:
+            raise InputError(
+                f"the prompt has {len(prompt):,} tokens, the model's context is {self.context:,}",
+                f"shorten it to {self.context - 1:,} tokens or fewer",
+            )
+        if wrong := [token for token in prompt if not 0 <= token < vocabulary]:
+            raise InputError(f"token {wrong[0]} of the prompt is not in the model's vocabulary of {vocabulary:,}")
+        return tuple(prompt)
+
+    def _make_rules(self, config: GenerationConfig, bias: Bias) -> Rules:
+        words = None
+        if config.bad_word:
+            if self._pieces is None:
+                raise InputError("--bad-word needs a tokenizer", "leave it out")
+            words = BadWords(config.bad_word, self._pieces())
+        return Rules(config, bias, words.forbidden if words else None, self._model.config.eos_id)
+
+    @functools.cached_property
+    def _widths(self) -> list[int]:
+        return exact_widths(self._model, self._runtime)
+
+    @functools.cached_property
+    def _memory(self) -> int:
+        device = self._runtime.device
+        return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else CACHE_BYTES
+
+    @contextmanager
+    def _decoder(self, widths: Sequence[int]) -> Iterator[Decoder]:
+        """A decoder of one's own: an idle one, with what it has captured, or a new one."""
+        key = tuple(widths)
+        decoder = self._idle.pop(key, None) or Decoder(self._model, self._runtime, widths)
+        try:
+            yield decoder
+        finally:
+            self._idle[key] = decoder
 
 
 class _Row:
     """A request on its way, with its own random stream."""
 
-    def __init__(self, index: int, request: TokenRequest, block_size: int) -> None:
-        self.index, self.request, self.prompt = index, request, tuple(request.prompt)
-        self.limit = min(request.config.max_new_tokens, block_size - len(request.prompt))
+    def __init__(self, index: int, request: TokenRequest, prompt: tuple[int, ...], rules: Rules) -> None:
+        self.index, self.request, self.rules, self.past = index, request, rules, Past(prompt)
         self.stream = np.random.Generator(np.random.Philox(key=np.array([request.seed, 0], dtype=np.uint64)))
+        self.limit = 0
+        self.done: str | None = None
+
+    @property
+    def length(self) -> int:
+        return len(self.past.prompt) + len(self.past.text)
+
+    def event(self, token: int, logprob: float | None, top: tuple[tuple[int, float], ...]) -> TokenEvent:
+        """The next token, and whether it is the last."""
+        done = "eos" if token == self.rules.eos_id else "length" if len(self.past.text) + 1 == self.limit else None
+        return TokenEvent(self.index, token, done, logprob, top)
 
 
-class _History:
-    """The tokens that penalties look at: `seen` (R, V) in prompt or text, `counts` (R, V) in the text."""
-
-    def __init__(self, rows: list[_Row], logits: Tensor) -> None:
-        self.seen = torch.zeros_like(logits, dtype=torch.bool)
-        self.counts = torch.zeros_like(logits, dtype=torch.int32)
-        for i, row in enumerate(rows):
-            self.seen[i, torch.tensor(row.prompt, device=logits.device)] = True
-
-    def add(self, tokens: Tensor) -> None:
-        rows = torch.arange(len(tokens), device=tokens.device)
-        self.seen[rows, tokens] = True
-        self.counts[rows, tokens] += 1
-
-    def select(self, rows: Tensor) -> None:
-        self.seen, self.counts = self.seen[rows], self.counts[rows]
+def _tell(row: _Row, beams: list[Beam]) -> Iterator[TokenEvent]:
+    """The events of the beam that a request asks for."""
+    if row.request.rank >= len(beams):
+        yield _impossible(row.index)
+        return
+    beam = beams[row.request.rank]
+    for i, token in enumerate(beam.text):
+        if row.request.finished:
+            return
+        yield row.event(token, beam.logprobs[i] if beam.logprobs else None, beam.tops[i] if beam.tops else ())
+        row.past.text.append(token)
 
 
-def _penalises(config: GenerationConfig) -> bool:
-    return config.repetition_penalty != 1 or config.frequency_penalty != 0 or config.presence_penalty != 0
-
-
-def _check(prompt: Sequence[int], vocab_size: int, block_size: int) -> None:
-    if not prompt:
-        raise InputError("the prompt has no tokens", "give at least one, for instance the end-of-text token")
-    if len(prompt) >= block_size:
-        raise InputError(
-            f"the prompt has {len(prompt):,} tokens, the model's context is {block_size:,}",
-            f"shorten it to {block_size - 1:,} tokens or fewer",
-        )
-    if wrong := [token for token in prompt if not 0 <= token < vocab_size]:
-        raise InputError(f"token {wrong[0]} of the prompt is not in the model's vocabulary of {vocab_size:,}")
+def _impossible(index: int) -> TokenEvent:
+    error = InputError("the rules leave no token to go on with", "loosen --bad-word, --logit-bias or the like")
+    return TokenEvent(index, -1, "error", error=error)

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -17,70 +18,10 @@ from torch import Tensor, nn
 from genkit.errors import InputError
 from genkit.text.config import GPTConfig
 from genkit.text.losses import linear_cross_entropy
+from genkit.text.models.cache import KVCache, attend_cached
 
 MAX_PARAMETERS = 1 << 36
 INIT_STD = 0.02
-
-
-class KVCache:
-    """Keys and values of the tokens so far, in memory that is allocated once.
-
-    Row b holds `lengths[b]` tokens in slots 0 .. lengths[b] - 1, so a token's
-    slot is its position. Prompts of different lengths are padded on the right;
-    after their forward pass `trim` sets the true lengths, and the next tokens
-    overwrite the padding.
-
-    Attributes:
-        keys, values: (n_layer, B, n_kv_head, capacity, head_dim).
-        lengths: (B,) int64, tokens in each row.
-        used: no row holds more tokens than this.
-    """
-
-    def __init__(
-        self,
-        config: GPTConfig,
-        rows: int,
-        capacity: int,
-        *,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        shape = (config.n_layer, rows, config.n_kv_head, capacity, config.head_dim)
-        self.keys = torch.zeros(shape, device=device, dtype=dtype)
-        self.values = torch.zeros(shape, device=device, dtype=dtype)
-        self.lengths = torch.zeros(rows, device=device, dtype=torch.int64)
-        self.used = 0
-
-    @staticmethod
-    def row_bytes(config: GPTConfig, capacity: int, dtype: torch.dtype = torch.float32) -> int:
-        """Memory of one row."""
-        return 2 * config.n_layer * config.n_kv_head * capacity * config.head_dim * dtype.itemsize
-
-    @property
-    def capacity(self) -> int:
-        return self.keys.shape[3]
-
-    def store(self, layer: int, positions: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write k, v (B, n_kv, T, hd) at `positions` (B, T); return all slots up to the last one used."""
-        rows = torch.arange(positions.shape[0], device=positions.device).unsqueeze(1)
-        self.keys[layer][rows, :, positions] = k.transpose(1, 2).to(self.keys.dtype)
-        self.values[layer][rows, :, positions] = v.transpose(1, 2).to(self.values.dtype)
-        stop = self.used + positions.shape[1]
-        return self.keys[layer, :, :, :stop], self.values[layer, :, :, :stop]
-
-    def advance(self, tokens: int) -> None:
-        """Count `tokens` more in every row."""
-        self.lengths = self.lengths + tokens
-        self.used += tokens
-
-    def trim(self, lengths: Tensor) -> None:
-        """Set the true lengths (B,) after a pass over padded prompts."""
-        self.lengths, self.used = lengths, int(lengths.max())
-
-    def select(self, rows: Tensor) -> None:
-        """Keep `rows` (R,), in that order; a row may be taken several times."""
-        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
-        self.trim(self.lengths[rows])
 
 
 def rope_table(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -104,12 +45,11 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention of q (B, n_head, T, hd) to k, v (B, n_kv, S, hd); causal, T = S, without a mask (B, 1, T, S)."""
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and mask is None and q.shape[2] <= 512:
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Causal attention of q (B, n_head, T, hd) to k, v (B, n_kv, T, hd)."""
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[2] <= 512:
         return _attend_matmul(q, k, v)
-    grouped = q.shape[1] != k.shape[1]
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
 
 
 def _attend_matmul(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -163,12 +103,18 @@ class Attention(nn.Module):
             q, k = rotate(q, *rope), rotate(k, *rope)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, heads, T, hd)
         if cache is not None:
-            all_k, all_v = cache.store(layer, positions, k, v)
-            if mask is not None:
-                k, v = all_k.to(q.dtype), all_v.to(q.dtype)  # (B, n_kv, S, hd)
-        y = attend(q, k, v, mask)
+            cache.store(layer, positions, k, v)
+        if cache is not None and mask is not None:
+            y = attend_cached(q, cache.keys[layer], cache.values[layer], mask).to(x.dtype)
+        else:
+            y = attend(q, k, v)
         out: Tensor = self.o(y.transpose(1, 2).reshape(B, T, -1))
         return out
+
+
+def gelu(x: Tensor) -> Tensor:
+    """GELU in its tanh form (Hendrycks and Gimpel 2016)."""
+    return F.gelu(x, approximate="tanh")
 
 
 class MLP(nn.Module):
@@ -180,9 +126,10 @@ class MLP(nn.Module):
         self.gate = None if config.arch == "gpt2" else nn.Linear(config.n_embd, config.n_inner, bias=False)
         self.up = nn.Linear(config.n_embd, config.n_inner, bias=bias)
         self.down = nn.Linear(config.n_inner, config.n_embd, bias=bias)
+        self.activation: Callable[[Tensor], Tensor] = gelu if config.arch == "gpt2" else F.silu
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.gelu(self.up(x), approximate="tanh") if self.gate is None else F.silu(self.gate(x)) * self.up(x)
+        x = self.activation(self.up(x)) if self.gate is None else self.activation(self.gate(x)) * self.up(x)
         out: Tensor = self.down(x)
         return out
 
@@ -252,12 +199,12 @@ class GPT(nn.Module):
             else:
                 parameter.fill_(0.0 if name.endswith("bias") else 1.0)
 
-    def forward(self, ids: Tensor, cache: KVCache | None = None, targets: Tensor | None = None) -> Tensor:
+    def forward(self, ids: Tensor, targets: Tensor | None = None) -> Tensor:
         """Logits (B, T, V) of the next token after each of `ids` (B, T); with `targets`, the `loss`.
 
         One entry for both, because DistributedDataParallel sees `forward` alone.
         """
-        hidden = self.hidden(ids, cache)
+        hidden = self.hidden(ids)
         if targets is None:
             return self.logits(hidden)
         return linear_cross_entropy(hidden.flatten(0, 1), self.head_weight, targets.flatten())
@@ -267,23 +214,26 @@ class GPT(nn.Module):
         loss: Tensor = self(ids, targets=targets)
         return loss
 
-    def hidden(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
-        """Final normalised states (B, T, C); with a cache, `ids` continue what it holds.
+    def hidden(self, ids: Tensor, cache: KVCache | None = None, positions: Tensor | None = None) -> Tensor:
+        """Final normalised states (B, T, C) of `ids` (B, T), which are stored in the cache if there is one.
+
+        Without `positions` the ids are the rows' first T tokens. With them (B,), the ids
+        (B, 1) are each row's token at that position, and it sees what the cache holds
+        before it.
 
         Raises:
             InputError: more tokens than the context or the cache holds.
         """
-        T, past = ids.shape[1], cache.used if cache is not None else 0
-        room = min(self.config.block_size, cache.capacity) if cache is not None else self.config.block_size
-        if past + T > room:
-            raise InputError(f"{past + T} tokens do not fit a context of {room}")
-        positions = torch.arange(T, device=ids.device)
+        T = ids.shape[1]
+        room = min(self.config.block_size, cache.slots) if cache is not None else self.config.block_size
+        if room < T:
+            raise InputError(f"{T} tokens do not fit a context of {room}")
         mask = None
-        if cache is not None:
-            positions = cache.lengths.unsqueeze(1) + positions  # (B, T)
-            if past:
-                slots = torch.arange(past + T, device=ids.device)
-                mask = slots <= positions[:, None, :, None]  # (B, 1, T, S)
+        if cache is not None and positions is not None:
+            mask = cache.mask(positions)
+            positions = positions.unsqueeze(1)  # (B, 1)
+        else:
+            positions = torch.arange(T, device=ids.device)
         x = self.embed(ids)
         rope = None
         if self.positions is not None:
@@ -293,8 +243,6 @@ class GPT(nn.Module):
         x = self.drop(x)
         for layer, block in enumerate(self.blocks):
             x = block(x, rope, cache, layer, positions, mask)
-        if cache is not None:
-            cache.advance(T)
         normed: Tensor = self.norm(x)
         return normed
 
