@@ -22,12 +22,13 @@ from pathlib import Path
 from time import perf_counter
 
 from harness import Result, Row, environment, genkit, in_turn, main, process, run, threads
-from peers import CONTEXT, STORY, TOKENS, Wheel, auto_precision, llama_cpp, no_llama_cpp, script, view
+from peers import CONTEXT, STORY, TOKENS, Wheel, auto_precision, exported, llama_cpp, no_llama_cpp, script
 
-NAMES = ("Lily", "Tom", "The old king", "A little dog", "Anna", "The fox", "Ben", "A brave girl")
+COUNT = 64
+NAMES = ("Lily", "Tom", "The old king", "A little dog", "Anna", "The fox", "Ben", "A brave girl", "Mia", "The bear",
+         "An old woman", "Sam", "A cat", "The prince", "Sara", "A small bird")  # fmt: skip
 DEEDS = ("went to the park", "found a red ball", "was very sad", "saw a big tree", "had a secret", "wanted to fly",
-         "lived in a house", "liked to sing")  # fmt: skip
-PROMPTS = [f"{name} {deed}" for name in NAMES for deed in DEEDS]
+         "lived in a house", "liked to sing", "walked through the forest", "met a friend")  # fmt: skip
 PARALLEL = (8, 16, 32, 64)
 # reads lines, and after each prints how many seconds a batch took
 TRANSFORMERS_SCRIPT = """\
@@ -49,14 +50,32 @@ for line in sys.stdin:
 """
 
 
-def ours(prompts: Path, output: Path) -> Callable[[], float]:
-    """Tokens a second of the whole process; tokens are those of the texts it wrote."""
+def command(prompts: Path, output: Path) -> list[str]:
     flags = ("--max-new-tokens", TOKENS, "--temperature", 0, "--repetition-penalty", 1, "--seed", 0)
-    seconds = process(genkit("text", "--input", prompts, "--output", output, *flags))
+    return genkit("text", "--input", prompts, "--output", output, *map(str, flags))
+
+
+def choose_prompts(folder: Path) -> list[str]:
+    """COUNT prompts whose greedy stories do not end before TOKENS tokens, so that all do the same work."""
+    candidates, output = folder / "candidates.txt", folder / "candidates.jsonl"
+    candidates.write_text("".join(f"{name} {deed}\n" for name in NAMES for deed in DEEDS))
+    run(command(candidates, output))
+    results = [json.loads(line) for line in output.read_text().splitlines()]
+    prompts = [result["prompt"] for result in results if result["samples"][0]["finish"] == "length"]
+    if len(prompts) < COUNT:
+        raise SystemExit(f"only {len(prompts)} of {len(results)} stories have {TOKENS} tokens")
+    return prompts[:COUNT]
+
+
+def ours(prompts: Path, output: Path) -> Callable[[], float]:
+    """Tokens a second of the whole process, as its output counts them."""
+    seconds = process(command(prompts, output))
 
     def measure() -> float:
-        output.unlink(missing_ok=True)
-        return len(PROMPTS) * TOKENS / seconds()
+        output.unlink(missing_ok=True)  # else finished prompts would be skipped
+        elapsed = seconds()
+        results = [json.loads(line) for line in output.read_text().splitlines()]
+        return sum(int(result["samples"][0]["tokens"]) for result in results) / elapsed
 
     return measure
 
@@ -64,55 +83,54 @@ def ours(prompts: Path, output: Path) -> Callable[[], float]:
 def batched_bench(binary: Path, gguf: Path) -> Callable[[], float]:
     """The best rate over PARALLEL, prompts of 8 tokens included."""
     size = ("-npp", 8, "-ntg", TOKENS, "-npl", ",".join(map(str, PARALLEL)), "-c", PARALLEL[-1] * CONTEXT)
-    command = [str(a) for a in (binary, "-m", gguf, *size, "-t", threads(), "--output-format", "jsonl")]
+    peer = [str(a) for a in (binary, "-m", gguf, *size, "-t", threads(), "--output-format", "jsonl")]
 
     def measure() -> float:
-        results = [json.loads(line) for line in run(command).splitlines() if line.startswith("{")]
+        results = [json.loads(line) for line in run(peer).splitlines() if line.startswith("{")]
         return max(float(r["pl"] * r["tg"] / r["t"]) for r in results)
 
     return measure
 
 
-def wheel(gguf: Path, parallel: int) -> Callable[[], float]:
+def wheel(gguf: Path, prompts: list[str], parallel: int) -> Callable[[], float]:
     def measure() -> float:
         with Wheel(gguf, parallel=parallel) as server:
             started = perf_counter()
-            server.complete(PROMPTS, TOKENS)
-            return len(PROMPTS) * TOKENS / (perf_counter() - started)
+            server.complete(prompts, TOKENS)
+            return len(prompts) * TOKENS / (perf_counter() - started)
 
     return measure
 
 
 @contextmanager
 def transformers(folder: Path, prompts: Path) -> Iterator[Callable[[], float]]:
-    command = script(folder, "batch.py", TRANSFORMERS_SCRIPT, STORY, prompts, TOKENS)
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment()) as child:
+    peer, pipe = script(folder, "batch.py", TRANSFORMERS_SCRIPT, STORY, prompts, TOKENS), subprocess.PIPE
+    with subprocess.Popen(peer, stdin=pipe, stdout=pipe, text=True, env=environment()) as child:
         assert child.stdin is not None
         assert child.stdout is not None
         talk, listen = child.stdin, child.stdout
 
         def measure() -> float:
             print("go", file=talk, flush=True)
-            return len(PROMPTS) * TOKENS / float(listen.readline())
+            return COUNT * TOKENS / float(listen.readline())
 
         yield measure
 
 
 def measure(args: argparse.Namespace) -> list[Result]:
-    what = f"{len(PROMPTS)} prompts x {TOKENS} tokens"
-    gguf = view(auto_precision())
+    what = f"{COUNT} prompts x {TOKENS} tokens"
+    gguf = exported(auto_precision())
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        prompts = folder / "prompts.txt"
-        prompts.write_text("".join(prompt + "\n" for prompt in PROMPTS))
+        prompts, path = choose_prompts(folder), folder / "prompts.txt"
+        path.write_text("".join(prompt + "\n" for prompt in prompts))
         builds = llama_cpp(args, "llama-batched-bench")
         peers = {f"llama-batched-bench, {build}": batched_bench(binary, gguf) for build, binary in builds.items()}
         results: list[Result] = [] if peers else [no_llama_cpp(what)]
-        best = max(PARALLEL, key=lambda parallel: wheel(gguf, parallel)())
-        peers[f"xllamacpp alone, {best} at once"] = wheel(gguf, best)
-        peers["transformers"] = stack.enter_context(transformers(folder, prompts))
-        rates = in_turn({"genkit": ours(prompts, folder / "out.jsonl")} | peers, args.rounds)
+        best = max(PARALLEL, key=lambda parallel: wheel(gguf, prompts, parallel)())
+        peers[f"xllamacpp alone, {best} at once"] = wheel(gguf, prompts, best)
+        peers["transformers"] = stack.enter_context(transformers(folder, path))
+        rates = in_turn({"genkit": ours(path, folder / "out.jsonl")} | peers, args.rounds)
     for peer in peers:
         reach = ">= 3" if peer == "transformers" else ">= 1" if "bench" in peer else None
         results.append(Row(what, peer, rates["genkit"], rates[peer], "tok/s", reach))

@@ -3,9 +3,9 @@
     python benchmarks/cold_text.py [--json] [--rounds N] [--llama-cpp DIR]
 
 The bundled story model, everything from the start of the process to its end.
-llama.cpp's `llama-completion` gets the GGUF file that genkit made of the same
-weights, and no warm-up run; `transformers` gets the folder. Once greedily, all with
-the same settings, and once with each program's own default settings.
+llama.cpp's `llama-completion` gets the same weights as GGUF, in the precision that
+genkit takes; `transformers` gets the folder. Once greedily, all with the same settings,
+and once with each program's own default settings.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from harness import Result, Row, genkit, in_turn, main, process, run, threads
-from peers import PROMPT, STORY, TOKENS, TRANSFORMERS_SCRIPT, auto_precision, llama_cpp, no_llama_cpp, script, view
+from peers import PROMPT, STORY, TOKENS, TRANSFORMERS_SCRIPT, auto_precision, exported, llama_cpp, no_llama_cpp, script
 
 GREEDY = ("--temperature", "0", "--repetition-penalty", "1")
 
@@ -50,8 +50,18 @@ def measure(args: argparse.Namespace) -> list[Result]:
             ours = {"genkit text": process(genkit(*common, *flags), output=output)}
             peers = {}
             for build, binary in llama_cpp(args, "llama-completion").items():
-                command = (binary, "-m", view(auto_precision()), "-p", PROMPT, "-n", TOKENS, "--ignore-eos", "-no-cnv")
-                options = ("--no-warmup", "-t", threads(), *peer_flags)
+                command = (
+                    binary,
+                    "-m",
+                    exported(auto_precision()),
+                    "-p",
+                    PROMPT,
+                    "-n",
+                    TOKENS,
+                    "--ignore-eos",
+                    "-no-cnv",
+                )
+                options = ("-t", threads(), *peer_flags)
                 peers[f"llama-completion, {build}"] = process([str(a) for a in (*command, *options)], output=output)
             what = f"cold text, {TOKENS} tokens, {settings}"
             if not peers:

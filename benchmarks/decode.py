@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import cast
 
 from harness import Result, Row, in_turn, main, run, threads
-from peers import PROMPT, TOKENS, Wheel, llama_cpp, no_llama_cpp, view
+from peers import PROMPT, TOKENS, Wheel, exported, llama_cpp, no_llama_cpp
 
 from genkit import TextPipeline, load
 from genkit.text.config import GenerationConfig
@@ -41,8 +41,8 @@ def ours(pipeline: TextPipeline) -> Callable[[], float]:
     return measure
 
 
-def llama_bench(binary: Path, gguf: Path) -> Callable[[], float]:
-    options = ("-p", 0, "-n", TOKENS, "-r", REPEATS, "-t", threads(), "-o", "json")
+def llama_bench(binary: Path, gguf: Path, *flags: str) -> Callable[[], float]:
+    options = ("-p", 0, "-n", TOKENS, "-r", REPEATS, "-t", threads(), "-o", "json", *flags)
 
     def measure() -> float:
         return float(json.loads(run([str(a) for a in (binary, "-m", gguf, *options)]))[0]["avg_ts"])
@@ -63,9 +63,12 @@ def wheel(server: Wheel) -> Callable[[], float]:
 def measure(args: argparse.Namespace) -> list[Result]:
     results: list[Result] = []
     for precision, name in (("fp32", "f32"), ("int8", "q8_0")):
-        what, gguf = f"warm decode, {name}", view(precision)
+        what, gguf = f"warm decode, {name}", exported(precision)
         builds = llama_cpp(args, "llama-bench")
         peers = {f"llama-bench, {build}": llama_bench(binary, gguf) for build, binary in builds.items()}
+        if precision == "fp32":
+            flags = ("-ctk", "f32", "-ctv", "f32", "-fa", "0")
+            peers |= {f"llama-bench, {build}, f32 cache": llama_bench(b, gguf, *flags) for build, b in builds.items()}
         if not peers:
             results.append(no_llama_cpp(what))
         pipeline = cast(TextPipeline, load("story", device="cpu", precision=precision, engine="llamacpp"))

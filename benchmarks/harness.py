@@ -85,7 +85,7 @@ Result = Row | Skipped
 def in_turn(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
     """Measure each contender once a round, after one round that does not count.
 
-    The first round fills disk caches and our cache of converted weights.
+    The first round fills disk caches, and genkit's cache of converted weights.
     """
     measured: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(rounds + 1):
@@ -124,8 +124,9 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def genkit(*args: str | Path) -> list[str]:
-    """The command line `genkit ARGS`."""
-    return [sys.executable, "-m", "genkit", *map(str, args)]
+    """The command line `genkit ARGS`: the installed script, or the module where there is none."""
+    installed = Path(sys.executable).with_name("genkit")
+    return [*([str(installed)] if installed.exists() else [sys.executable, "-m", "genkit"]), *map(str, args)]
 
 
 def run(command: Sequence[str | Path]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Self
@@ -47,11 +48,18 @@ def no_llama_cpp(what: str) -> Skipped:
 
 
 @cache
-def view(precision: str) -> Path:
-    """The bundled story model as the GGUF file that genkit itself decodes from."""
-    from genkit.text.gguf import gguf_view
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="genkit-benchmark-")  # removed when this process ends
 
-    return gguf_view(STORY, precision)
+
+@cache
+def exported(precision: str) -> Path:
+    """The bundled story model as GGUF for peers: the tensors of the file that genkit itself decodes from."""
+    from genkit.text.gguf import write_gguf
+
+    path = Path(_scratch().name, f"story-{precision}.gguf")
+    write_gguf(STORY, path, precision)
+    return path
 
 
 def auto_precision() -> str:

@@ -1,0 +1,183 @@
+"""The benchmarks measure what they say, and sampling on a CPU imports no framework."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = ["all", "batch", "cold_image", "cold_text", "decode", "gpu", "latency"]
+FRAMEWORKS = {"torch", "transformers", "torchvision", "onnx"}
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+
+
+@pytest.fixture
+def harness() -> ModuleType:
+    return importlib.import_module("harness")
+
+
+def test_a_row_states_the_median_of_the_ratios_of_its_rounds(harness: ModuleType) -> None:
+    row = harness.Row("what", "peer", [1.0, 2.0, 9.0], [2.0, 2.0, 3.0], "s", "<= 1.6")
+    assert row.ratios == [0.5, 1.0, 3.0]
+    assert row.ratio == 1.0
+    assert row.holds
+    assert harness.Row("what", "peer", [1.0, 2.0], [3.0, 4.0], "s", inverse=True).ratios == [3.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "reach", "holds"),
+    [
+        (1.6, "<= 1.6", True),
+        (1.61, "<= 1.6", False),
+        (0.95, ">= 0.95", True),
+        (0.94, ">= 0.95", False),
+        (9, None, None),
+    ],
+)
+def test_a_row_holds_at_its_bound(harness: ModuleType, ratio: float, reach: str | None, holds: bool | None) -> None:
+    assert harness.Row("what", "peer", [ratio], [1.0], "s", reach).holds is holds
+
+
+def test_contenders_take_turns_and_the_first_round_does_not_count(harness: ModuleType) -> None:
+    calls: list[str] = []
+
+    def contender(name: str) -> float:
+        calls.append(name)
+        return float(len(calls))
+
+    measured = harness.in_turn({"a": lambda: contender("a"), "b": lambda: contender("b")}, 2)
+    assert calls == ["a", "b"] * 3
+    assert measured == {"a": [3.0, 5.0], "b": [4.0, 6.0]}
+
+
+def test_a_process_that_fails_is_no_measurement(harness: ModuleType, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    assert 0 < harness.process([sys.executable, "-c", "print(7)"], output=output)() < 60
+    assert output.read_text() == "7\n"
+    with pytest.raises(SystemExit, match="exit 3"):
+        harness.process([sys.executable, "-c", "raise SystemExit(3)"])()
+
+
+def test_the_table(harness: ModuleType) -> None:
+    rows = [
+        harness.Row("decode", "peer", [1234.0, 1234.0], [617.0, 2468.0], "tok/s", ">= 3", note=", half"),
+        harness.Row("help", "other", [0.05], [0.1], "s"),
+        harness.Skipped("gpu", "there is none"),
+    ]
+    assert harness.markdown(rows).splitlines()[2:] == [
+        "| decode | 1,234 tok/s, half | 1,542 tok/s: peer | **1.25x** (0.5-2) | >= 3, missed |",
+        "| help | 0.05 s | 0.1 s: other | **0.5x** (0.5-0.5) |  |",
+        "| gpu | | | not measured: there is none | |",
+    ]
+    args = argparse.Namespace(json=True, rounds=2)
+    document = json.loads(harness.report(rows, args))
+    assert document["rows"][0]["theirs"] == [617.0, 2468.0]
+    assert [row.get("holds") for row in document["rows"]] == [False, None, None]
+    assert "median of 2 rounds" in harness.report(rows, argparse.Namespace(json=False, rounds=2))
+
+
+def test_the_table_replaces_what_stands_between_the_markers(harness: ModuleType) -> None:
+    start, end = harness.MARKERS
+    text = harness.replace_between_markers(f"before\n{start}old\n{end}\nafter\n", "new\n")
+    assert text == f"before\n{start}new\n{end}\nafter\n"
+    assert harness.replace_between_markers(text, "new\n") == text
+    for broken in ("nothing", start, end, end + start):
+        with pytest.raises(SystemExit, match="no <!-- benchmarks -->"):
+            harness.replace_between_markers(broken, "new\n")
+
+
+def test_llama_cpp_is_found_by_build_by_folder_and_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    peers = importlib.import_module("peers")
+    for folder in ("native/bin", "portable/bin"):
+        (tmp_path / folder).mkdir(parents=True)
+        binary = tmp_path / folder / "llama-bench"
+        binary.touch(mode=0o755)
+
+    def find(folder: Path | None, name: str = "llama-bench") -> dict[str, Path]:
+        return peers.llama_cpp(argparse.Namespace(llama_cpp=folder), name)  # type: ignore[no-any-return]
+
+    assert set(find(tmp_path)) == {"native", "portable"}
+    assert find(tmp_path / "native/bin") == {"bin": tmp_path / "native/bin/llama-bench"}
+    assert find(tmp_path, "llama-completion") == {}
+    monkeypatch.setenv("PATH", str(tmp_path / "portable/bin"))
+    assert find(None) == {"on PATH": binary}
+    assert find(None, "llama-completion") == {}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_benchmark_says_what_it_measures(script: str) -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / f"{script}.py", "--help"], capture_output=True, text=True, cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT), "COLUMNS": "100"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f"python benchmarks/{script}.py" in done.stdout
+
+
+def test_both_engines_of_the_gpu_benchmark_generate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import GPT2Config
+
+    gpu = importlib.import_module("gpu")
+    monkeypatch.setattr(gpu, "NEW", 4)
+    shape = GPT2Config(
+        n_layer=1, n_embd=8, n_head=2, vocab_size=16, n_positions=64, bos_token_id=0, eos_token_id=0
+    )  # fmt: skip
+    contest = gpu.Contest(tmp_path, shape, "cpu", "fp32")
+    row = contest.row("what", 2, 1)
+    assert len(row.ours) == len(row.theirs) == 1
+    assert row.note.endswith("of the memory's bandwidth")
+    # one block and the final norm; token table; a cache of 34 positions on average for two rows
+    weights = 12 * 8 * 8 + 13 * 8 + 16 * 8 + 2 * 8
+    assert contest.step_bytes(2) == 4 * (weights + 2 * 8 * 2 * 34)
+
+
+def test_without_a_gpu_its_row_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    from genkit.runtime import device
+
+    monkeypatch.setattr(device, "detect", lambda: device.Hardware(cuda_problem="none was found"))
+    (skipped,) = importlib.import_module("gpu").measure(argparse.Namespace(rounds=1))
+    assert skipped.why == "none was found"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [["text", "Once upon a time", "--max-new-tokens", "2", "--seed", "1"], ["image", "--n", "1", "--out", "one.png"]],
+    ids=["text", "image"],
+)
+def test_sampling_on_a_cpu_imports_no_framework(args: list[str], tmp_path: Path) -> None:
+    program = (
+        "import sys; from genkit.cli import entry; code = entry(sys.argv[1:]); "
+        "print(code, *{name.split('.')[0] for name in sys.modules}, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *args, "--device", "cpu", "-q"],
+        capture_output=True, text=True, cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), "GENKIT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    code, *modules = done.stderr.split()
+    assert code == "0", done.stderr
+    assert not FRAMEWORKS & set(modules)
+    assert {"text": "xllamacpp", "image": "onnxruntime"}[args[0]] in modules
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["cold_text", "cold_image"])
+def test_a_benchmark_runs_from_end_to_end(script: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / f"{script}.py", "--rounds", "1", "--json", "--llama-cpp", tmp_path],
+        capture_output=True, text=True, check=True, cwd=ROOT, env={"PYTHONPATH": str(ROOT), "HOME": str(tmp_path)},
+    )  # fmt: skip
+    rows = json.loads(done.stdout)["rows"]
+    assert all(len(row["ours"]) == 1 and row["ratio"] > 0 for row in rows if "ours" in row)
+    assert any("script" in row.get("peer", "") for row in rows)
