@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -323,6 +323,12 @@ class TextPipeline(Pipeline):
         with memory_guard("use --device cpu, or a smaller model"):
             model = load_model(self.path)
             check_usable(self.path, model, self.tokenizer)
-            engine = TorchTextEngine(model, runtime)
+            engine = TorchTextEngine(model, runtime, self._token_pieces)
         self._undo.callback(engine.close)
         return engine
+
+    def _token_pieces(self) -> Sequence[bytes | None]:
+        """The bytes that each token stands for, which bad words are looked up in."""
+        from genkit.text.ggufvocab import token_pieces
+
+        return token_pieces(read_json(self.path / "tokenizer.json"), self._shape)

@@ -15,12 +15,12 @@ class BadWords:
 
     Args:
         words: not empty.
-        pieces: the bytes that each token stands for, by id; empty for special tokens.
+        pieces: the bytes that each token stands for, by id; None for special tokens.
     """
 
-    def __init__(self, words: Sequence[str], pieces: Sequence[bytes]) -> None:
+    def __init__(self, words: Sequence[str], pieces: Sequence[bytes | None]) -> None:
         self._words = [word.encode() for word in words]
-        self._pieces = pieces
+        self._pieces = pieces = [piece or b"" for piece in pieces]
         self._reach = max(map(len, self._words)) - 1  # how much of the text before matters
         order = sorted(range(len(pieces)), key=pieces.__getitem__)
         ordered = [pieces[token] for token in order]

@@ -41,7 +41,7 @@ def byte_vocabulary(tokenizer: dict[str, Any], config: GPTConfig) -> Vocabulary:
     Raises:
         InputError: the bytes of this tokenizer's tokens are not known.
     """
-    pieces = _pieces(tokenizer, config)
+    pieces = token_pieces(tokenizer, config)
     taken: set[bytes] = set()
     texts, types = [], []
     for index, piece in enumerate(pieces):
@@ -62,7 +62,7 @@ def tokenizer_vocabulary(tokenizer: dict[str, Any], config: GPTConfig) -> Vocabu
     model, added = _model(tokenizer, config), tokenizer.get("added_tokens") or []
     texts = [b"[PAD%d]" % i for i in range(config.vocab_size)]
     types = [UNUSED] * config.vocab_size
-    pieces = _pieces(tokenizer, config)
+    pieces = token_pieces(tokenizer, config)
     for token, index in model["vocab"].items():
         texts[index], types[index] = token.encode(), NORMAL
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model.get("merges") or []]
@@ -92,7 +92,7 @@ def _model(tokenizer: dict[str, Any], config: GPTConfig) -> dict[str, Any]:
     return model
 
 
-def _pieces(tokenizer: dict[str, Any], config: GPTConfig) -> list[bytes | None]:
+def token_pieces(tokenizer: dict[str, Any], config: GPTConfig) -> list[bytes | None]:
     """The bytes that each id adds to a text; None for special tokens and ids without a token."""
     model = _model(tokenizer, config)
     decoders = _parts(tokenizer.get("decoder"), "decoders")

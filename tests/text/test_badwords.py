@@ -9,15 +9,15 @@ import pytest
 
 from genkit.text.badwords import BadWords
 
-PIECES = [b"", b"a", b"b", b"c", b"ab", b"bc", b"abc", b"ba", b"cab", b" a", b"xaby", b"c\xc3", b"\xa9", b"\xc3\xa9"]
+PIECES = [None, b"a", b"b", b"c", b"ab", b"bc", b"abc", b"ba", b"cab", b" a", b"xaby", b"c\xc3", b"\xa9", b"\xc3\xa9"]
 
 
 def by_definition(words: list[str], tokens: list[int]) -> set[int]:
     """Tokens after which some word occurs that ends in the new token."""
-    before = b"".join(PIECES[token] for token in tokens)
+    before = b"".join(PIECES[token] or b"" for token in tokens)
     return {
         token
-        for token, piece in enumerate(PIECES)
+        for token, piece in enumerate(piece or b"" for piece in PIECES)
         for word in (word.encode() for word in words)
         for start in range(len(before + piece))
         if (before + piece).startswith(word, start) and start + len(word) > len(before)

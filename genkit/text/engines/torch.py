@@ -27,20 +27,22 @@ class TorchTextEngine:
     """Decodes many rows at once, each with the bits that it would have alone.
 
     A row that is done makes room for the next request. In fp32 the weights are the
-    model's own, in less a copy.
+    model's own, in less they are a copy.
 
     Args:
-        pieces: gives the bytes that each token stands for, by id; asked when a request
-            has bad words.
+        pieces: gives the bytes that each token stands for, by id, None for special tokens;
+            asked when a request has bad words.
 
     Attributes:
         context: how many tokens prompt and continuation may have together.
     """
 
-    def __init__(self, model: GPT, runtime: Runtime, pieces: Callable[[], Sequence[bytes]] | None = None) -> None:
+    def __init__(
+        self, model: GPT, runtime: Runtime, pieces: Callable[[], Sequence[bytes | None]] | None = None
+    ) -> None:
         self.context = model.config.block_size
         self._model, self._runtime, self._pieces = for_decoding(model.to(runtime.device), runtime), runtime, pieces
-        self._rules = functools.lru_cache(64)(self._make_rules)
+        self._rules = functools.lru_cache(64)(self._make_rules)  # rows with equal settings share them
         self._idle: dict[tuple[int, ...], Decoder] = {}
 
     def close(self) -> None:
