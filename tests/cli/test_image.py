@@ -140,7 +140,7 @@ def test_refusals(draw: Run, tmp_path: Path, args: list[str], code: int, message
 def test_a_sheet_too_large_for_its_format_is_refused_before_drawing(
     draw: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
-    monkeypatch.setattr("genkit.pipeline.ImagePipeline.draw", lambda *_: iter(lambda: 1 // 0, None))
+    monkeypatch.setattr("genkit.pipeline.ImagePipeline.draw", lambda *_, **__: iter(lambda: 1 // 0, None))
     monkeypatch.setitem(canvas.MAX_SIDE, form, 69)
     done = draw("--n", "4", "--seed", "1", "--out", f"a.{form}")
     assert (done.code, done.out) == (2, b"")
@@ -215,3 +215,38 @@ def test_wrong_models(genkit: Run, tiny_text: Path, tmp_path: Path) -> None:
     done = genkit("image", "-m", "nowhere")
     assert done.code == 3
     assert done.err.startswith("error: no model 'nowhere'")
+
+
+def test_a_cpu_imports_no_framework(tmp_path: Path) -> None:
+    program = (
+        "import sys; from genkit.cli import entry; code = entry(sys.argv[1:]); "
+        "print(code, *{name.split('.')[0] for name in sys.modules}, file=sys.stderr)"
+    )
+    for args in (["--out", "a.png"], ["--out", "a.npz"], ["--interpolate", "0,1", "--frames", "3", "--out", "a.gif"]):
+        done = subprocess.run(
+            [sys.executable, "-c", program, "image", "--device", "cpu", "-q", *args],
+            capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        code, *modules = done.stderr.split()
+        assert code == "0"
+        assert not {"torch", "torchvision", "transformers", "onnx", "av", "rich"} & set(modules)
+        assert {"onnxruntime", "numpy"} <= set(modules)
+
+
+def test_every_picture_alone_is_that_of_the_sheet(draw: Run, tmp_path: Path) -> None:
+    draw("--seeds", "0-20", "--out", "all.npz")
+    draw("--seeds", "0-20", "--each", "--out", "each")
+    draw("--seeds", "13", "--out", "one.npz")
+    with np.load(tmp_path / "all.npz") as held, np.load(tmp_path / "one.npz") as one:
+        assert np.array_equal(held["images"][13], one["images"][0])
+        assert np.array_equal(held["latents"][13], one["latents"][0])
+        for seed in range(21):
+            assert np.array_equal(np.asarray(Image.open(tmp_path / f"each/seed{seed:05d}.png")), held["images"][seed])
+
+
+def test_engines_agree(draw: Run, tmp_path: Path) -> None:
+    for engine in ("onnx", "torch"):
+        assert draw("--seeds", "0-7", "--engine", engine, "--out", f"{engine}.npz").code == 0
+    with np.load(tmp_path / "onnx.npz") as ours, np.load(tmp_path / "torch.npz") as theirs:
+        assert np.array_equal(ours["latents"], theirs["latents"])
+        assert np.abs(ours["images"].astype(int) - theirs["images"]).max() <= 1

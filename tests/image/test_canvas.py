@@ -65,16 +65,22 @@ def test_notes_come_back(format: str) -> None:
     assert read_note(encode(PICTURE, format)) == {}
 
 
+LATENTS = np.arange(3, dtype=np.float32)[None]
+
+
 def test_encoding_is_deterministic() -> None:
     assert encode(PICTURE, "png", NOTE) == encode(PICTURE, "png", NOTE)
-    assert encode_npz(PICTURE[None], [7], NOTE) == encode_npz(PICTURE[None], [7], NOTE)
+    assert encode_npz(PICTURE[None], [7], LATENTS, NOTE) == encode_npz(PICTURE[None], [7], LATENTS, NOTE)
 
 
 def test_npz_opens_without_pickle() -> None:
-    with np.load(io.BytesIO(encode_npz(PICTURE[None], [2**63 + 1], NOTE)), allow_pickle=False) as found:
+    data = encode_npz(PICTURE[None], [2**63 + 1], LATENTS, NOTE)
+    with np.load(io.BytesIO(data), allow_pickle=False) as found:
         assert np.array_equal(found["images"], PICTURE[None])
         assert found["seeds"].tolist() == [2**63 + 1]
-        assert '"model": "kittens"' in str(found["note"])
+        assert np.array_equal(found["latents"], LATENTS)
+        assert found["latents"].dtype == np.float32
+    assert read_note(data) == NOTE
 
 
 def test_sheets_that_a_format_cannot_hold() -> None:
@@ -82,10 +88,33 @@ def test_sheets_that_a_format_cannot_hold() -> None:
         encode(np.zeros((1, 16384, 1), np.uint8), "webp")
 
 
-@pytest.mark.parametrize("content", [b"", b"nothing", b"\x89PNG\r\n\x1a\nnothing"])
-def test_notes_of_other_files(content: bytes) -> None:
-    with pytest.raises(InputError, match="not a png"):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not a png"),
+        (b"nothing", "not a png"),
+        (b"\x89PNG\r\n\x1a\nnothing", "not a png"),
+        (b"GIF89a", "not a png"),
+        (b"PK\x03\x04nothing", "not an npz"),
+        (b"\0\0\0\x20ftypisomnothing", "not an mp4"),
+    ],
+)
+def test_notes_of_other_files(content: bytes, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         read_note(content)
+
+
+def test_notes_that_are_none() -> None:
+    file = io.BytesIO()
+    np.savez(file, images=PICTURE)
+    assert read_note(file.getvalue()) == {}
+    file = io.BytesIO()
+    Image.new("P", (2, 2)).save(file, "GIF", comment=b"made by hand")
+    assert read_note(file.getvalue()) == {}
+    file = io.BytesIO()
+    np.savez(file, note=np.array([object()], dtype=object))  # a pickle
+    with pytest.raises(InputError, match="not an npz"):
+        read_note(file.getvalue())
 
 
 def test_the_note_of_a_picture_that_pillow_takes_for_a_bomb(monkeypatch: pytest.MonkeyPatch) -> None:

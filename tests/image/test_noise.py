@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -50,3 +52,41 @@ def test_steps_and_streams_are_apart(stream: int) -> None:
 def test_batch_latents_are_a_function_of_the_step() -> None:
     np.testing.assert_array_equal(batch_latents(3, 17, 8, 10), batch_latents(3, 17, 8, 10))
     assert not np.array_equal(batch_latents(3, 17, 8, 10), batch_latents(3, 18, 8, 10))
+
+
+@pytest.mark.parametrize("truncation", [0.05, 0.5, 1.0, 2.0])
+def test_truncation_draws_again_only_what_lies_beyond(truncation: float) -> None:
+    plain, cut = latents(3, 500), latents(3, 500, truncation)
+    within = np.abs(plain) <= truncation
+    assert 0 < within.sum() < 500
+    np.testing.assert_array_equal(cut[within], plain[within])
+    assert np.abs(cut).max() <= np.float32(truncation)
+    assert len(np.unique(cut)) == 500  # drawn, not clipped
+    np.testing.assert_array_equal(cut, latents(3, 500, truncation))
+    np.testing.assert_array_equal(cut[~within], redrawn(plain, within, truncation))
+
+
+def redrawn(plain: np.ndarray, within: np.ndarray, truncation: float) -> list[float]:
+    """The same rule one number at a time: rounds over the open places, each taking the stream's next value."""
+    stream = philox(3, PICTURE)
+    stream.standard_normal(500, dtype=np.float32)
+    found: dict[int, float] = {}
+    open_places = np.flatnonzero(~within)
+    while len(open_places):
+        values = stream.standard_normal(len(open_places), dtype=np.float32)
+        found |= dict(zip(open_places.tolist(), values.tolist(), strict=True))
+        open_places = np.array([i for i in open_places if abs(found[i]) > truncation], int)
+    return [found[i] for i in sorted(found)]
+
+
+def test_a_wide_truncation_changes_nothing() -> None:
+    np.testing.assert_array_equal(latents(0, 100, 9.0), latents(0, 100))
+
+
+def test_truncated_latents_are_normal_within_the_bounds() -> None:
+    """Kolmogorov-Smirnov against the exact distribution of a normal number that is known to lie in +-0.8."""
+    values = np.sort(seeded_latents(range(400), 50, 0.8).ravel().astype(float))
+    cdf = np.vectorize(lambda x: 0.5 * (1 + math.erf(x / math.sqrt(2))))
+    expected = (cdf(values) - cdf(-0.8)) / (cdf(0.8) - cdf(-0.8))
+    distance = np.abs(expected - (np.arange(len(values)) + 0.5) / len(values)).max()
+    assert distance < 1.63 / math.sqrt(len(values))  # passed by 99 % of samples of the right distribution
