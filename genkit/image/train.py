@@ -262,7 +262,7 @@ def publish(
         metrics=state.extra.get("metrics"),
     )
     run.publish(tensors={WEIGHTS: finished.state_dict()}, json={CONFIG: finished.config.to_dict(), RECORD: record})
-    graph.write(run.path)  # last: it points into the weights; until then the old one is stale or, as a rule, equal
+    graph.write(run.path)  # after the weights that it points into; the engine takes none of another header
 
 
 def _fixed_latents(config: GANTrainConfig) -> NDArray[np.float32]:

@@ -17,10 +17,12 @@ from PIL import Image
 
 import genkit.image.game as game
 from genkit.errors import InputError, Terminated, TrainingStopped, UsageError
+from genkit.image import graph
 from genkit.image.canvas import grid
 from genkit.image.config import DCGANConfig, GANTrainConfig
 from genkit.image.data import prepare
 from genkit.image.engines import ImageRequest
+from genkit.image.engines.onnx import OnnxImageEngine
 from genkit.image.engines.torch import TorchImageEngine
 from genkit.image.losses import GANLoss
 from genkit.image.models.dcgan import Discriminator, Generator
@@ -191,6 +193,42 @@ def test_the_last_sample_sheet_shows_what_the_model_draws(pictures: Path, tmp_pa
         drawn = grid([event.pixels for event in events])
     with Image.open(out / "samples" / "step-000012.png") as sheet:
         assert np.abs(np.asarray(sheet).astype(int) - drawn).max() <= 1
+
+
+def by_onnx(out: Path) -> np.ndarray:
+    return np.stack([e.pixels for e in OnnxImageEngine(out).generate(ImageRequest(i, latents(i, 8)) for i in range(4))])
+
+
+def by_torch(out: Path) -> np.ndarray:
+    with Runtime(resolve("cpu", engine="torch", task="image", hardware=Hardware())) as runtime:
+        engine = TorchImageEngine(load_generator(out), runtime)
+        return np.stack([e.pixels for e in engine.generate(ImageRequest(i, latents(i, 8)) for i in range(4))])
+
+
+def test_the_graph_is_published_with_the_weights(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by a resumed run that began without one, and where a crash leaves new weights under an old graph."""
+    out = tmp_path / "run"
+    config = settings(pictures, out, steps=2)
+    run(config)
+    path = out / graph.GRAPH
+    whole = path.read_bytes()
+    assert graph.stored(out, graph.Header(out / "model.safetensors")) == whole
+    before = by_onnx(out)
+    assert np.abs(before.astype(int) - by_torch(out)).max() <= 1
+
+    path.unlink()
+    run(config.replace(steps=3), resume=True)
+    assert path.read_bytes() == whole  # the tensors lie where they lay
+
+    with monkeypatch.context() as patched:
+        patched.setattr(graph, "write", lambda *_: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            run(config.replace(steps=9), resume=True)
+    drawn = by_onnx(out)
+    assert np.abs(drawn.astype(int) - by_torch(out)).max() <= 1
+    assert not np.array_equal(drawn, before)
 
 
 def test_not_finite_stops_and_keeps_the_last_good_state(
