@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import math
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from io import BufferedReader
@@ -53,7 +51,7 @@ _REMEDIES = {
 
 def temporary_name() -> str:
     """A fresh name that matches `TEMPORARY`."""
-    return f".genkit-{secrets.token_hex(6)}.tmp"
+    return f".genkit-{os.urandom(6).hex()}.tmp"
 
 
 @contextlib.contextmanager
@@ -219,6 +217,8 @@ def sha256(path: str | os.PathLike[str]) -> str:
     Raises:
         InputError: missing or unreadable.
     """
+    import hashlib  # a few milliseconds that not every command needs
+
     with input_errors(path), open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

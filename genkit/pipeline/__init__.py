@@ -13,12 +13,16 @@ block, puts them back. Nothing here touches the global random generators.
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from genkit import library
 from genkit.pipeline.base import Note
-from genkit.pipeline.image import ImagePipeline
-from genkit.pipeline.text import TextEvent, TextJob, TextPipeline
+
+if TYPE_CHECKING:
+    from genkit.pipeline.image import ImagePipeline
+    from genkit.pipeline.text import TextEvent, TextJob, TextPipeline
 
 __all__ = ["ImagePipeline", "TextEvent", "TextJob", "TextPipeline", "load"]
 
@@ -38,5 +42,18 @@ def load(
         ResourceError: no such device.
     """
     path = library.find(str(name))
-    kind = ImagePipeline if library.kind(path) == "image" else TextPipeline
-    return kind(path, device=device, precision=precision, engine=engine, note=note)
+    asked: dict[str, Any] = {"device": device, "precision": precision, "engine": engine, "note": note}
+    if library.kind(path) == "image":
+        from genkit.pipeline.image import ImagePipeline
+
+        return ImagePipeline(path, **asked)
+    from genkit.pipeline.text import TextPipeline
+
+    return TextPipeline(path, **asked)
+
+
+def __getattr__(name: str) -> Any:
+    """The kinds are imported when they are used: one half does not pay for the other."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"genkit.pipeline.{'image' if name.startswith('Image') else 'text'}"), name)

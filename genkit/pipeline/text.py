@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -104,6 +105,10 @@ class TextPipeline(Pipeline):
             raise InputError(
                 f"{self.path}: the tokenizer has {self.tokenizer.vocab_size} tokens, the model {self._shape.vocab_size}"
             )
+        if self.placement.engine == "torch":
+            self._engines["torch"] = self._open_torch()
+        else:
+            _ = self._view  # so that damaged weights are refused here
 
     def _check_gguf(self) -> None:
         if self._asked_precision != "auto":
@@ -302,10 +307,11 @@ class TextPipeline(Pipeline):
     def _open_llamacpp(self, parallel: int) -> TextEngine:
         from genkit.text.engines.llamacpp import LlamaCppEngine
 
-        engine = LlamaCppEngine(self._view() if self.tokenizer else self.path, parallel=parallel)
+        engine = LlamaCppEngine(self._view if self.tokenizer else self.path, parallel=parallel)
         self._undo.callback(engine.close)
         return engine
 
+    @functools.cached_property
     def _view(self) -> Path:
         """The model as llama.cpp reads it."""
         from genkit.text.gguf import gguf_view

@@ -13,11 +13,11 @@ import numpy as np
 from genkit.errors import InputError
 from genkit.files import atomic_write
 from genkit.text.config import TextTrainConfig
-from genkit.text.cutting import words
 from genkit.text.documents import Piece, iter_pieces, list_files
 from genkit.text.learner import Learner, utf8_length
 from genkit.text.split import Part, Split
 from genkit.text.tokenizer import Tokenizer
+from genkit.text.words import words
 
 TRAIN, VAL = "train.bin", "val.bin"
 _BATCH = 1 << 20  # characters to tokenize at a time

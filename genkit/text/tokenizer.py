@@ -19,7 +19,7 @@ from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
 from genkit.errors import InputError
 from genkit.files import input_errors, open_regular, read_json, write_bytes, write_json
-from genkit.text.cutting import SPLIT_PATTERN, cut_point, words
+from genkit.text.cutting import SPLIT_PATTERN, cut_point
 
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "<unk>"
@@ -231,6 +231,8 @@ def _byte_level_pre_tokenizer() -> pre_tokenizers.PreTokenizer:
 
 def _without_long_words(texts: Iterable[str]) -> Iterator[str]:
     """Counting pairs takes time quadratic in a word: DNA, base64 or blanks stop it for good."""
+    from genkit.text.words import words  # numpy, which sampling does without
+
     for text in texts:
         found, _ = words([text])
         if max(map(len, found), default=0) <= _LONG_WORD:

@@ -6,8 +6,9 @@ import random
 
 import pytest
 
-from genkit.text.cutting import cut_point, words
+from genkit.text.cutting import cut_point
 from genkit.text.tokenizer import Tokenizer, train_bpe
+from genkit.text.words import words
 
 HOSTILE = [
     *" \n\r\t.,!'\"sStTré日1-",
