@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from genkit.errors import GenkitError, InputError, ResourceError
+from genkit.errors import GenkitError, InputError, ResourceError, UsageError
 from genkit.text.engines import TokenEvent, TokenRequest
-from genkit.text.engines.llamaserver import payload, refusal, start_server
+from genkit.text.engines.llamaserver import grammar_problem, payload, refusal, start_server
 from genkit.text.ggufcheck import read_fields
+
+_LEAST = -104.0  # the logarithm of less than the smallest fp32; llama.cpp takes it after rounding to 0
 
 
 class LlamaCppEngine:
@@ -44,13 +46,16 @@ class LlamaCppEngine:
     def __init__(
         self, gguf: Path, *, parallel: int = 1, threads: int | None = None, context: int | None = None
     ) -> None:
-        fields = read_fields(gguf, (".context_length", "tokenizer.ggml.eos_token_id"))
+        fields = read_fields(gguf, (".context_length", "general.file_type", "tokenizer.ggml.eos_token_id"))
         trained = fields.get(".context_length", 0)
         self.context: int = min(trained, context) if context else trained
         self.eos_id: int | None = fields.get("tokenizer.ggml.eos_token_id")
         self.parallel = parallel
-        self._server = start_server(gguf, parallel=parallel, threads=threads, context=self.context)
+        exact = fields.get("general.file_type") == 0  # all in fp32: keys and values too
+        self._server = start_server(gguf, parallel=parallel, threads=threads, context=self.context, exact=exact)
         self._rows: set[_Row] = set()
+        self._grammars: set[str] = set()  # those that llama.cpp has taken
+        self._pieces: dict[int, str] = {}
         atexit.register(self.close)
 
     def close(self) -> None:
@@ -80,7 +85,8 @@ class LlamaCppEngine:
                     if request.finished:
                         continue
                     try:
-                        row = _Row(index, request, self._handler(), self.context, chunks)
+                        self._check_grammar(request.config.grammar)
+                        row = _Row(index, request, self._handler(), self.context, chunks, self._pieces)
                     except GenkitError as error:
                         yield TokenEvent(index, -1, "error", error=error)
                         continue
@@ -106,6 +112,16 @@ class LlamaCppEngine:
                 row.thread.join()
                 self._rows.discard(row)
 
+    def _check_grammar(self, rule: str | None) -> None:
+        if rule is not None and rule not in self._grammars:
+            if problem := grammar_problem(self._server, rule):
+                raise UsageError(f"--grammar is not valid GBNF: {problem}", "its first rule is called root")
+            self._grammars.add(rule)
+
+    def piece(self, token: int) -> str:
+        """The text of a token that an event named, for a model that tokenizes itself."""
+        return self._pieces.get(token, "")
+
     def _handler(self) -> Callable[[bytes, Callable[[bytes], bool]], None]:
         if self._server is None:
             raise ResourceError("the engine is closed")
@@ -122,8 +138,9 @@ class _Row:
         complete: Callable[[bytes, Callable[[bytes], bool]], None],
         context: int,
         chunks: queue.SimpleQueue[tuple[_Row, bytes | None]],
+        pieces: dict[int, str],
     ) -> None:
-        self.index, self.request = index, request
+        self.index, self.request, self.pieces = index, request, pieces
         self._cancelled = False
         self._held: TokenEvent | None = None  # only the chunk after a token tells whether it was the last
         body = json.dumps(payload(request, context)).encode()
@@ -170,9 +187,10 @@ class _Row:
     def _event(self, data: dict[str, Any], detail: dict[str, Any]) -> TokenEvent:
         logprob: float | None = None
         top: tuple[tuple[int, float], ...] = ()
-        if self.request.config.logprobs is not None:
-            entry = detail["completion_probabilities"][0]
-            logprob = entry["logprob"]
-            top = tuple((t["id"], t["logprob"]) for t in entry["top_logprobs"][: self.request.config.logprobs])
+        if (k := self.request.config.logprobs) is not None:
+            entry = data["choices"][0]["logprobs"]["content"][0]
+            logprob = max(entry["logprob"], _LEAST)
+            top = tuple((t["id"], max(t["logprob"], _LEAST)) for t in entry["top_logprobs"][:k])
+            self.pieces.update((t["id"], t["token"]) for t in entry["top_logprobs"])
         text = detail["content"] if isinstance(self.request.prompt, str) else None
         return TokenEvent(self.index, detail["tokens"][0], None, logprob, top, text)

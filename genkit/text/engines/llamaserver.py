@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
+import re
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -12,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from genkit.errors import GenkitError, InputError, ResourceError, UsageError
+from genkit.text.config import GenerationConfig
 from genkit.text.engines import TokenRequest
 
 _SEEDS = (1 << 32) - 1  # llama.cpp draws a seed of its own for the last number of 32 bits
 _SAMPLERS = ["penalties", "temperature", "top_k", "top_p", "min_p", "typ_p"]
 
 
-def start_server(gguf: Path, *, parallel: int, threads: int | None, context: int) -> Any:
+def start_server(gguf: Path, *, parallel: int, threads: int | None, context: int, exact: bool) -> Any:
     """An `xllamacpp.Server` with the model loaded; errors as `LlamaCppEngine`."""
     try:
         import xllamacpp
@@ -35,6 +38,9 @@ def start_server(gguf: Path, *, parallel: int, threads: int | None, context: int
     params.warmup = False
     params.verbosity = -1
     params.cache_ram_mib = 0
+    if exact:
+        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED  # sums in fp16
+        params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     params.ui = False
     params.n_threads_http = 1
     threads = threads or len(os.sched_getaffinity(0))
@@ -103,9 +109,55 @@ def payload(request: TokenRequest, context: int) -> dict[str, Any]:
     }
     if request.bias:
         body["logit_bias"] = [[tokens[-1], bias if bias > float("-inf") else False] for tokens, bias in request.bias]
+    if rule := grammar(config):
+        body["grammar"] = rule
     if config.logprobs is not None:
         body["n_probs"] = max(1, config.logprobs)
     return body
+
+
+def grammar(config: GenerationConfig) -> str | None:
+    """The GBNF that the text must follow.
+
+    Raises:
+        UsageError: a schema or a pattern that is not valid or cannot be enforced.
+    """
+    if config.json_schema is not None:
+        from genkit.text.schema import schema_to_gbnf
+
+        return schema_to_gbnf(config.json_schema)
+    if config.regex is not None:
+        from genkit.text.pattern import regex_to_gbnf
+
+        return regex_to_gbnf(config.regex)
+    if config.grammar is not None and config.grammar.lstrip().startswith("%"):
+        raise UsageError("--grammar is not GBNF", 'write rules such as: root ::= "yes" | "no"')
+    return config.grammar
+
+
+def grammar_problem(server: Any, rule: str) -> str | None:
+    """Why llama.cpp does not take a grammar, or None; it says so to file descriptor 2 alone."""
+    answers: list[bytes] = []
+    body = {"prompt": [0], "n_predict": 1, "stream": False, "cache_prompt": False, "grammar": rule}
+    with tempfile.TemporaryFile() as said, _stderr_to(said.fileno()):
+        server.handle_completions(json.dumps(body).encode(), lambda chunk: bool(answers.append(chunk)))
+        said.seek(0)
+        reason = said.read().decode("utf-8", "replace")
+    if "error" not in json.loads(answers[0]):
+        return None
+    found = re.search(r"error parsing grammar: (.*)", reason)
+    return found[1] if found else "llama.cpp cannot parse it"
+
+
+@contextmanager
+def _stderr_to(descriptor: int) -> Iterator[None]:
+    kept = os.dup(2)
+    os.dup2(descriptor, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def too_long(tokens: int, context: int) -> InputError:
@@ -120,6 +172,8 @@ def refusal(error: dict[str, Any], request: TokenRequest) -> GenkitError:
     if error.get("type") == "exceed_context_size_error":
         return too_long(error["n_prompt_tokens"], error["n_ctx"])
     message = str(error.get("message", error))
-    if "grammar" in message:
-        return UsageError(message)
+    if "parse grammar" in message:
+        return UsageError(f"the grammar is refused: {message}")
+    if "grammar" in message:  # no token is left that it allows
+        return InputError("the model's tokens cannot spell what the grammar demands", "allow other characters")
     return InputError(f"llama.cpp refuses the request: {message}")
