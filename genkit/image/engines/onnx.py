@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +26,15 @@ _FATAL = 4  # of ONNX Runtime's severities: what matters arrives as an exception
 
 
 class OnnxImageEngine:
-    """Draws with the generator in `folder`, one picture at a time.
+    """Draws with the generator in `folder`, each picture by itself on one thread.
 
     ONNX Runtime computes the rows of a batch one after the other anyway, so a batch
     would be no faster, and this way a picture is the same, bit for bit, whatever is
-    drawn beside it.
+    drawn beside it and on however many threads. Its own threads would share one
+    picture, and wait for one another in busy loops.
 
     Args:
-        threads: default: the cores that this process may use.
+        threads: pictures at a time; default: the cores that this process may use.
 
     Attributes:
         config: the generator's shape.
@@ -47,42 +51,52 @@ class OnnxImageEngine:
         # the tensors come from the one reading of the file, and so belong to the header that was checked
         self._tensors = {name: weights.array(name) for name, shape in shapes.items() if shape}
         self._runtime = import_onnxruntime()
-        self._session = self._open(folder, weights, threads or cpu_count())
+        self._session = self._open(folder, weights)
+        self._threads = threads or cpu_count()
 
     def generate(self, requests: Iterable[ImageRequest]) -> Iterator[ImageEvent]:
-        """Yield one event a request; one picture is in memory.
+        """Yield one event a request; two pictures a thread are in memory.
 
         Raises:
             MemoryError: it does not suffice.
         """
-        for index, request in enumerate(requests):
-            yield ImageEvent(index, request.seed, to_pixels(self._draw(request.z)), request.z)
+        drawn: deque[tuple[ImageRequest, Future[NDArray[np.uint8]]]] = deque()
+        waiting, index = iter(requests), 0
+        with ThreadPoolExecutor(self._threads) as pool:
+            while True:
+                for request in islice(waiting, 2 * self._threads - len(drawn)):
+                    drawn.append((request, pool.submit(self._draw, request.z)))
+                if not drawn:
+                    return
+                request, pixels = drawn.popleft()
+                yield ImageEvent(index, request.seed, pixels.result(), request.z)
+                index += 1
 
-    def _open(self, folder: Path, weights: Weights, threads: int) -> Any:
+    def _open(self, folder: Path, weights: Weights) -> Any:
         """A session of the graph on disk, or, where that is absent, stale or damaged, of one made now."""
         if stored := graph.stored(folder, weights):
             try:
-                return self._session_of(stored, threads)
+                return self._session_of(stored)
             except Exception as error:  # ONNX Runtime's have no common base
                 _raise_if_memory(error)
-        return self._session_of(graph.graph(self.config, weights), threads)
+        return self._session_of(graph.graph(self.config, weights))
 
-    def _session_of(self, model: bytes, threads: int) -> Any:
+    def _session_of(self, model: bytes) -> Any:
         options = self._runtime.SessionOptions()
         options.log_severity_level = _FATAL
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = 1
         values = [self._runtime.OrtValue.ortvalue_from_numpy(tensor) for tensor in self._tensors.values()]
         options.add_external_initializers(list(self._tensors), values)
         return self._runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
-    def _draw(self, z: NDArray[np.float32]) -> NDArray[np.float32]:
-        """A latent (nz,) to an image (C, H, W) in [-1, 1]."""
+    def _draw(self, z: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """A latent (nz,) to pixels (H, W, C)."""
         try:
             image: NDArray[np.float32] = self._session.run(None, {"z": z[None]})[0][0]
         except Exception as error:
             _raise_if_memory(error)
             raise
-        return image
+        return to_pixels(image)
 
 
 def to_pixels(image: NDArray[np.float32]) -> NDArray[np.uint8]:

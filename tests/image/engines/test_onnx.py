@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -93,11 +94,13 @@ def test_requests_are_taken_as_they_are_needed(save_generator: Save) -> None:
             taken += 1
             yield ImageRequest(taken, latents(taken, 8))
 
-    events = OnnxImageEngine(save_generator()).generate(endless())
+    events = OnnxImageEngine(save_generator(), threads=3).generate(endless())
     next(events)
-    assert taken == 1
+    assert taken == 6  # two a thread
     next(events)
-    assert taken == 2
+    assert taken == 7
+    events.close()
+    assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
 
 
 def test_an_absent_stale_or_damaged_graph_changes_nothing(save_generator: Save) -> None:
