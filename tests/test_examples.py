@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import lzma
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,28 @@ import pytest
 from PIL import Image
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+RECIPES = sorted((EXAMPLES / "recipes").glob("*.sh"))
+LISTS = {"train.txt", "test.txt", "SHA256SUMS"}
+PARTS = {f"results-0000{i}-of-00003.jsonl" for i in (1, 2, 3)}
+# recipe -> what it prints, as a pattern, and what it leaves
+RESULTS = {
+    "album": (r"^SHA256SUMS$", {"album", "album.tar.gz", "album.txt", "shuffled.txt", *LISTS}),
+    "best_of": (r"\A(-\d\.\d+\t.*\n){3}\Z", set()),
+    "characters": (r'\A("(Tom|Lily|Ben|Anna)","(cat|dog|bird|fox)",[3-9]\n){6}\Z', {"characters.csv"}),
+    "deadline": (r"^lines: 20\n(.*\n)*samples: 20$", {"chapters.txt", "book.jsonl"}),
+    "drafts": (r"^Tom had a hat. He \w", {"drafts"}),
+    "mail_merge": (r"^ *\d+ total$", {"children.csv", "story-Anna.txt", "story-Ben.txt", "story-Lily.txt"}),
+    "redraw": (r"^seeds 40-48: the same bytes$", {"grid.png", "again.png", "middle.png"}),
+    "resident": (r'\A\{"id": 1, "prompt": "The moon is".*\n.*"Mother said".*\n.*"At the sea".*\n\Z', {"ask", "answer"}),
+    "shards": (r'^ +7\t\{"id": 7, "prompt": "The owl went', PARTS | {"prompts.txt", "results.jsonl"}),
+    "vote": (r"^most say: (happy|sad|angry|afraid)$", {"votes.txt"}),
+}  # fmt: skip
 STORY = "Once upon a time there was a little dog. The dog ran to the cat and they played all day.\n"
+# what a bare Debian has: bash, coreutils, findutils, grep, sed, mawk, tar and gzip; and jq, which is asked for
+TOOLS = """
+awk bash cat cmp cut echo env find grep gzip head jq mkdir mkfifo mv nl paste printf rm sed seq sh sha256sum shuf
+sort split tail tar tee test timeout uniq wc xargs
+"""
 
 
 @pytest.fixture
@@ -40,6 +63,30 @@ def test_pipes(tmp_path: Path, shell: dict[str, str]) -> None:
     assert len(list((tmp_path / "kittens").iterdir())) == 16
     assert out.splitlines()[-1].strip() == "16"
     assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_recipe(tmp_path: Path, shell: dict[str, str], recipe: Path) -> None:
+    script = recipe.read_text()
+    if "jq " in script and shutil.which("jq") is None:
+        pytest.skip("jq is not here")
+    assert script.startswith("#!/usr/bin/env bash\n# ")
+    assert "\nset -euo pipefail\n" in script
+    assert 3 <= len(script.splitlines()) - 3 <= 10  # beside these three
+    assert os.access(recipe, os.X_OK)
+    for tool in TOOLS.split():
+        (tmp_path / "bin" / tool).symlink_to(shutil.which(tool) or "missing")
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    out = run([str(recipe)], shell | {"PATH": str(tmp_path / "bin")}, folder)
+    check, expected = RESULTS[recipe.stem]
+    assert re.search(check, out, re.MULTILINE), out
+    assert {path.name for path in folder.iterdir()} == expected
+
+
+def test_there_are_ten_recipes() -> None:
+    assert len(RECIPES) == 10
+    assert {recipe.stem for recipe in RECIPES} == set(RESULTS)
 
 
 def test_library(tmp_path: Path, shell: dict[str, str]) -> None:
