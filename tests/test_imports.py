@@ -49,7 +49,7 @@ PURE = (
     "genkit.image.losses",
 )
 HEAVY = {"torch", "numpy", "rich", "PIL", "transformers", "tokenizers", "safetensors", "torchvision",
-         "huggingface_hub"}  # fmt: skip
+         "huggingface_hub", "onnxruntime", "onnx", "av", "chafa"}  # fmt: skip
 
 
 def layer(module: str) -> int:

@@ -7,6 +7,7 @@ it, and read from a standard input that may belong to somebody else.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -41,14 +42,19 @@ def encode(pixels: NDArray[np.uint8], name: str, columns: int) -> bytes | None:
 
     height, width, _ = pixels.shape
     config = chafa.CanvasConfig()
-    config.width = min(columns, -(-width // CELL[0]))
-    config.height = max(1, round(config.width * height * CELL[0] / width / CELL[1]))
+    scale = min(1.0, columns * CELL[0] / width)
+    config.width, config.height = (
+        math.ceil(scale * side / cell) for side, cell in zip((width, height), CELL, strict=True)
+    )
+    # white up to the border of the last characters, or the picture would be stretched to it
+    across, down = round(config.width * CELL[0] / scale), round(config.height * CELL[1] / scale)
+    padded = np.pad(pixels, ((0, down - height), (0, across - width), (0, 0)), constant_values=255)
     config.cell_width, config.cell_height = CELL
     config.pixel_mode = chafa.PixelMode[f"CHAFA_PIXEL_MODE_{name}"]
     config.canvas_mode = chafa.CanvasMode.CHAFA_CANVAS_MODE_TRUECOLOR
     canvas = chafa.Canvas(config)
-    rgb = np.broadcast_to(pixels, (height, width, 3))  # grey to RGB
-    canvas.draw_all_pixels(chafa.PixelType.CHAFA_PIXEL_RGB8, rgb.tobytes(), width, height, 3 * width)
+    rgb = np.broadcast_to(padded, (down, across, 3))  # grey to RGB
+    canvas.draw_all_pixels(chafa.PixelType.CHAFA_PIXEL_RGB8, rgb.tobytes(), across, down, 3 * across)
     shown: bytes = canvas.print(chafa.TermDb().get_fallback_info())
     return shown + b"\n"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -165,14 +166,15 @@ def preview(pixels: NDArray[np.uint8], terminal: Terminal) -> None:
     width = min(console.width, pixels.shape[1])
     name = graphics.protocol(os.environ) if color else None
     shown = graphics.encode(pixels, name, console.width) if name else None
-    if shown is not None:
-        sys.stderr.flush()
-        sys.stderr.buffer.write(shown)
-        sys.stderr.buffer.flush()
-    elif color:
-        console.print(Segments(half_blocks(graphics.shrink(pixels, width, lines=2))), end="")
-    else:
-        say(graphics.letters(pixels, width))
+    with contextlib.suppress(OSError):  # the images are drawn, whether or not anybody looks
+        if shown is not None:
+            sys.stderr.flush()
+            sys.stderr.buffer.write(shown)
+            sys.stderr.buffer.flush()
+        elif color:
+            console.print(Segments(half_blocks(graphics.shrink(pixels, width, lines=2))), end="")
+        else:
+            say(graphics.letters(pixels, width))
 
 
 def half_blocks(pixels: NDArray[np.uint8]) -> Iterator[Segment]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import os
 import pty
@@ -129,6 +130,21 @@ def test_encodings(name: str, begins: bytes, channels: int) -> None:
     assert shown is not None
     assert shown.startswith(begins)
     assert shown.endswith(b"\n")
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 48), (30, 45)])
+def test_kitty_gets_every_pixel(height: int, width: int) -> None:
+    """In whole characters of 8 x 16 pixels, white where the picture has ended."""
+    pytest.importorskip("chafa")
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    shown = graphics.encode(pixels, "KITTY", 80)
+    assert shown is not None
+    assert b"s=48,v=32,c=6,r=2," in shown
+    blocks = re.findall(rb"\x1b_Gm=1;([^\x1b]*)\x1b", shown)
+    held = np.frombuffer(b"".join(map(base64.b64decode, blocks)), np.uint8).reshape(32, 48, 4)
+    np.testing.assert_array_equal(held[:height, :width, :3], pixels)
+    assert (held[height:] == 255).all()
+    assert (held[:, width:] == 255).all()
 
 
 def test_without_chafa_there_are_half_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
