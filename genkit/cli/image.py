@@ -105,7 +105,7 @@ def image(
         pipeline = cast("ImagePipeline", opened)
         if drawn_seed:
             terminal.note(f"seed {seeds[0]}")
-        note = _note(model, pipeline.path) | ({"truncation": f"{config.truncation:g}"} if config.truncation else {})
+        note = _note(model, pipeline.path) | ({"truncation": str(config.truncation)} if config.truncation else {})
         if walk:
             count = config.frames
             drawn = pipeline.walk(seeds, count, loop=config.loop, truncation=config.truncation)
