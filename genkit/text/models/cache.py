@@ -78,19 +78,28 @@ def attend_cached(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     256. The queries that share keys become the rows of one matrix.
     """
     B, H, _, hd = q.shape
-    n_kv, S, D = k.shape[1:]
+    n_kv, D = k.shape[1], k.shape[3]
     q = F.pad(q, (0, D - hd)).view(B, n_kv, H // n_kv, D).to(k.dtype)
-    with torch.autocast(q.device.type, enabled=False):
-        if q.device.type == "cpu":
-            k, v = k.reshape(B * n_kv, S, D), v.reshape(B * n_kv, S, D)
-            scores = torch.bmm(q.view(B * n_kv, H // n_kv, D), k.transpose(1, 2)) * hd**-0.5  # (B n_kv, G, S)
-            scores = scores.view(B, H, S) + mask.squeeze(1)
-            weights = scores.softmax(-1).view(B * n_kv, H // n_kv, S)
-            # one query at a time: from four on, the order in which MKL sums depends on S
-            y = torch.cat([torch.bmm(one, v) for one in weights.split(1, dim=1)], dim=1)
-        elif q.device.type == "cuda":  # this kernel goes through the keys in order, whatever B and S
-            with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH], set_priority=True):
-                y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=hd**-0.5)
-        else:
+    if q.device.type == "cpu":
+        y = _attend_on_cpu(q, k, v, mask.squeeze(1), hd**-0.5)
+    elif q.device.type == "cuda":  # this kernel goes through the keys in order, whatever B and S
+        with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH], set_priority=True):
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=hd**-0.5)
+    else:
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=hd**-0.5)
     return y.reshape(B, H, 1, D)[..., :hd]
+
+
+@torch.autocast("cpu", enabled=False)
+def _attend_on_cpu(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tensor:
+    """Grouped queries (B, n_kv, G, D) to k, v (B, n_kv, S, D) under (B, 1, S), by matrix products.
+
+    One query at a time: with more, the order in which MKL sums depends on B and S.
+    """
+    B, n_kv, S, D = k.shape
+    k, v = k.reshape(B * n_kv, S, D), v.reshape(B * n_kv, S, D)
+    answers = []
+    for one in q.reshape(B * n_kv, -1, D).split(1, dim=1):
+        scores = torch.bmm(one, k.transpose(1, 2)).view(B, n_kv, S) * scale + mask
+        answers.append(torch.bmm(scores.softmax(-1).view(B * n_kv, 1, S), v))
+    return torch.cat(answers, dim=1)  # (B n_kv, G, D)
