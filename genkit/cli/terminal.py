@@ -6,6 +6,7 @@ No Rich here, so that a short answer does not pay for it; `ui.py` has the rest.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -85,8 +86,13 @@ def write(data: str | bytes, *, flush: bool = True) -> None:
     if sys.stdout is None:
         raise OutputError("standard output is closed", "redirect it to a file")
     stream = sys.stdout.buffer
+    rest = memoryview(data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data)
     with writing("standard output"):
-        stream.write(data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data)
+        while rest:  # with PYTHONUNBUFFERED the stream takes as much as it can, and raises the time after
+            taken = stream.write(rest)
+            if taken is None:
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            rest = rest[taken:]
         if flush:
             stream.flush()
 

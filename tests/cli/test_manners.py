@@ -150,7 +150,8 @@ def test_a_terminal_gets_no_control_characters(speller: Path, tmp_path: Path) ->
 # Readers that leave.
 
 
-def test_head_ends_every_writer_silently(shell: Run, speller: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_head_ends_every_writer_silently(shell: Run, speller: Path, tmp_path: Path, unbuffered: str) -> None:
     (tmp_path / "prompts.txt").write_text("x\n" * 2000)
     for i in range(200):
         run = tmp_path / "runs" / f"{i:03d}-{'long' * 50}"
@@ -160,12 +161,13 @@ def test_head_ends_every_writer_silently(shell: Run, speller: Path, tmp_path: Pa
     for command in (
         f"text x {shared} -n 500 --stream",
         f"text x {shared} -n 500 --format jsonl",
-        f"text {shared} --input prompts.txt",
+        f"text {shared} --input prompts.txt -q",
         "image --n 64 --seed 0 --out -",
         "models",
         "models --json",
     ):
-        done = shell(f"genkit {command} | head -1 >/dev/null; echo ${{PIPESTATUS[0]}}")
+        line = f"genkit {command} | head -1 >/dev/null; echo ${{PIPESTATUS[0]}}"
+        done = shell(line, env=environment(PYTHONUNBUFFERED=unbuffered))
         assert (done.stdout, done.stderr) == (b"141\n", b""), command
 
 
@@ -382,6 +384,16 @@ def test_a_full_disk(shell: Run, commands: dict[str, tuple[str, bytes | None]], 
     for flags in ("--stream", "--output /dev/full", "--format jsonl", "--json"):
         done = shell(f"genkit text -m {speller} x --seed 0 {flags} >/dev/full")
         assert (done.returncode, done.stderr.count(b"\n")) == (4, 1), flags
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_disk_that_fills_up_on_the_way(shell: Run, unbuffered: str, tmp_path: Path) -> None:
+    """A write then ends early without an error; the next one fails."""
+    line = "ulimit -f 8; genkit image --n 16 --seed 0 --out - > out.png"
+    done = shell(line, env=environment(PYTHONUNBUFFERED=unbuffered))
+    assert (done.returncode, done.stderr.count(b"\n")) == (4, 1), done.stderr
+    assert b"cannot write to standard output: File too large" in done.stderr
+    assert (tmp_path / "out.png").stat().st_size == 8192
 
 
 def test_every_command_refuses_in_one_line(shell: Run) -> None:
