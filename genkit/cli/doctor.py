@@ -24,7 +24,13 @@ from genkit.runtime.device import available, describe, detect, precisions, resol
 # engine -> the package that it runs on
 PACKAGES = {"llamacpp": "xllamacpp", "onnx": "onnxruntime", "torch": "torch"}
 # extra -> the package that it brings
-EXTRAS = {"parquet": "pyarrow", "zstd": "zstandard", "tensorboard": "tensorboard"}
+EXTRAS = {
+    "parquet": "pyarrow",
+    "preview": "chafa.py",
+    "tensorboard": "tensorboard",
+    "video": "av",
+    "zstd": "zstandard",
+}
 TESTS = {
     "text": ("text", "Once", "--max-new-tokens", "1", "--seed", "0", "--output", "-"),
     "image": ("image", "--n", "1", "--seed", "0", "--out", "-"),
