@@ -218,7 +218,7 @@ def model_option(default: str) -> Decorator:
         section="Model",
         default=default,
         metavar="MODEL",
-        help="A bundled model's name, a run or model directory, or a .safetensors file.",
+        help="A bundled model's name, a run or model directory, a .safetensors or .gguf file, or hf:org/name.",
         show_default=True,
     )
 
