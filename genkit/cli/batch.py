@@ -9,6 +9,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, cast
 
 import click
+from click.core import ParameterSource
 
 from genkit.cli.inorder import InOrder, Tasks
 from genkit.cli.options import Value, option
@@ -65,8 +66,8 @@ def batch_options(function: Any) -> Any:
 
 
 def _given(ctx: click.Context, name: str) -> bool:
-    source = ctx.get_parameter_source(name)
-    return source not in (None, click.core.ParameterSource.DEFAULT)
+    """Whether it stands on the command line; what a file or the environment sets is for other commands too."""
+    return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def check_alone(ctx: click.Context) -> None:
@@ -149,14 +150,10 @@ def run_batch(
 
 def _check(ctx: click.Context) -> None:
     """Refuse what means nothing with `--input`."""
-    terminal: Terminal = ctx.obj
-    params = ctx.params
-    if params["prompt"]:
+    if ctx.params["prompt"]:
         raise UsageError("--input holds the prompts, and one was given besides", "leave one of them out")
-    if params["form"] not in (None, "jsonl"):
-        raise UsageError(f"--format {params['form']} does not go with --input", "its results are JSON lines")
-    if terminal.json and params["form"] == "text":
-        raise UsageError("--json and --format text contradict each other", "leave one of them out")
+    if _given(ctx, "form") and ctx.params["form"] != "jsonl":
+        raise UsageError(f"--format {ctx.params['form']} does not go with --input", "its results are JSON lines")
     for name, flag in (("echo", "--echo"), ("stream", "--stream")):
         if _given(ctx, name):
             raise UsageError(

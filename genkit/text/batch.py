@@ -101,6 +101,12 @@ class LineReader:
         return value  # type: ignore[no-any-return]
 
     def _task(self, number: int, called: str | int, asked: dict[str, Any]) -> Task:
+        fields = GenerationConfig.__dataclass_fields__
+        if strange := asked.keys() - {"prompt", "seed"} - fields.keys():
+            name = min(strange)
+            near = difflib.get_close_matches(name, ["prompt", "id", "seed", *fields], n=1)
+            hint = f"did you mean {near[0]}?" if near else "a line has prompt, id, seed and settings such as top_k"
+            raise InputError(f"unknown field {_short(name)}", hint)
         prompt, seed = asked.pop("prompt", None), asked.pop("seed", line_seed(self.seed, number))
         if type(prompt) is not str:
             raise InputError("there is no prompt" if prompt is None else f"prompt {_short(prompt)} is not text")
@@ -108,12 +114,6 @@ class LineReader:
             raise InputError(f"seed {_short(seed)} is not a whole number from 0 to {LARGEST_SEED}")
         if not asked:
             return Task(number, called, prompt, self.config, seed)
-        fields = GenerationConfig.__dataclass_fields__
-        for name in asked:
-            if name not in fields:
-                near = difflib.get_close_matches(name, ["prompt", "id", "seed", *fields], n=1)
-                hint = f"did you mean {near[0]}?" if near else "a line has prompt, id, seed and settings such as top_k"
-                raise InputError(f"unknown field {_short(name)}", hint)
         if isinstance(asked.get("json_schema"), dict):
             asked["json_schema"] = json.dumps(asked["json_schema"], ensure_ascii=False)
         try:

@@ -31,7 +31,7 @@ class Lines:
     A pipe is read in the background, so that one can see whether a line is there.
 
     Attributes:
-        size: bytes of a regular file, else None; `taken` of them are in the lines given out.
+        size: bytes of a regular file, else None; up to `taken` the lines have been given out.
 
     Raises:
         InputError: it cannot be read.
@@ -46,8 +46,8 @@ class Lines:
             found = os.fstat(self._file)
         self.size = found.st_size if stat.S_ISREG(found.st_mode) else None
         self.taken = 0
-        self._number, self._parts, self._length = 0, list[bytes](), 0
-        self._ready: deque[Line] = deque()
+        self._number, self._offset, self._parts, self._length = 0, 0, list[bytes](), 0
+        self._ready: deque[tuple[Line, int]] = deque()  # with where they end
         self._ended = False
         self._chunks: queue.Queue[bytes | OSError] | None = None
         if self.size is None and not stat.S_ISDIR(found.st_mode):
@@ -69,7 +69,7 @@ class Lines:
         """The next line, left in place; None at the end."""
         while not self._ready and not self._ended:
             self._read(block=True)
-        return self._ready[0] if self._ready else None
+        return self._ready[0][0] if self._ready else None
 
     def next(self) -> Line | None:
         """Take the next line; None where it has not come yet, or at the end."""
@@ -78,8 +78,7 @@ class Lines:
                 return None
         if not self._ready:
             return None
-        line = self._ready.popleft()
-        self.taken += len(line.data or b"") + 1
+        line, self.taken = self._ready.popleft()
         return line
 
     def _read(self, *, block: bool) -> bool:
@@ -112,12 +111,13 @@ class Lines:
 
     def _end(self) -> None:
         self._number += 1
+        self._offset += self._length + 1
         data = b"".join(self._parts) if self._length <= LONGEST else None
         if self._number == 1 and data is not None:
             data = data.removeprefix(b"\xef\xbb\xbf")  # a byte order mark
         self._parts, self._length = [], 0
         if data is None or data.strip():
-            self._ready.append(Line(self._number, data))
+            self._ready.append((Line(self._number, data), self._offset))
 
     def _pump(self, chunks: queue.Queue[bytes | OSError]) -> None:
         chunk: bytes | OSError = b"?"
