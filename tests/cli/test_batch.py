@@ -292,7 +292,7 @@ def test_memory_does_not_grow_with_the_lines(fake: Run, tmp_path: Path, many: in
 
 # Resuming.
 
-JOB = ("--input", "a.txt", "--output", "o.jsonl")
+JOB = ("--input", "a.txt", "--output", "o.jsonl", "--parallel", "4")
 
 
 @pytest.fixture
