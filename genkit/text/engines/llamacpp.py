@@ -31,7 +31,7 @@ class LlamaCppEngine:
     Args:
         gguf: a file from `gguf_view`, or any other that `check_gguf` has passed.
         parallel: rows at once.
-        threads: of the forward pass; default: as many as this process has cores.
+        threads: of the forward pass; default: OMP_NUM_THREADS, else 1 for a small model, else the cores.
         context: tokens to hold for a row, at most the model's own.
 
     Attributes:

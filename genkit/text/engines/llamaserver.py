@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from genkit.errors import GenkitError, InputError, ResourceError, UsageError
+from genkit.runtime.device import cpu_count
 from genkit.text.config import GenerationConfig
 from genkit.text.engines import TokenRequest
 
+_SMALL = 64 << 20  # bytes of weights
 _SEEDS = (1 << 32) - 1  # llama.cpp draws a seed of its own for the last number of 32 bits
 _SAMPLERS = ["penalties", "temperature", "top_k", "top_p", "min_p", "typ_p"]
 
@@ -43,13 +45,25 @@ def start_server(gguf: Path, *, parallel: int, threads: int | None, context: int
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     params.ui = False
     params.n_threads_http = 1
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or _threads(gguf)
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     with _private_socket(params), _signals_kept():
         try:
             return xllamacpp.Server(params)
         except RuntimeError as error:
             raise InputError(f"llama.cpp cannot load {gguf}", "use another file") from error
+
+
+def _threads(gguf: Path) -> int:
+    """OMP_NUM_THREADS, else one for a small model, else as many as there are cores.
+
+    llama.cpp's threads wait for one another in busy loops, a hundred times a token:
+    beside another busy process, two take twenty times as long as one.
+    """
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdecimal() and int(asked) > 0:
+        return int(asked)
+    return 1 if gguf.stat().st_size < _SMALL else cpu_count()
 
 
 @contextmanager
