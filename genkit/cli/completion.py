@@ -26,10 +26,9 @@ _FILES = {"FILE", "PATH", "ZIP"}
 _FOLDERS = {"FOLDER", "DIR", "RUN"}
 
 EXAMPLES = """
-genkit completion bash > ~/.local/share/bash-completion/completions/genkit
-genkit completion zsh > "${fpath[1]}/_genkit"
-genkit completion fish > ~/.config/fish/completions/genkit.fish
-source <(genkit completion bash)
+genkit completion bash | tee ~/.local/share/bash-completion/completions/genkit
+genkit completion zsh | tee "${fpath[1]}/_genkit"
+genkit completion fish | source
 """
 
 

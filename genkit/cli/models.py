@@ -17,7 +17,7 @@ from genkit.errors import InputError
 EXAMPLES = """
 genkit models
 genkit models --json | jq -r .[].name
-genkit models | cut -f 1 | xargs -n 1 genkit info
+genkit models | cut -f 1
 """
 
 
