@@ -1,7 +1,7 @@
 """Regular expressions as GBNF, the grammars of llama.cpp.
 
 What the grammar writes, `re.fullmatch` accepts. The converse holds up to one
-restriction: `\\d`, `\\w` and `\\s` write ASCII alone.
+restriction: `\\d`, `\\w`, `\\s` and classes that exclude them write ASCII alone.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class _Writer:
         raise _unknown(self.pattern, _NAMES.get(str(kind), str(kind).lower().replace("_", " ")))
 
     def members(self, items: list[Any]) -> Ranges:
-        """The characters of a class; see the module on categories."""
+        """The characters of a class."""
         negated = items[0][0] is op.NEGATE
         found: Ranges = []
         universe = TEXT
@@ -104,16 +104,10 @@ class _Writer:
                 found.append((value, value))
             elif kind is op.RANGE:
                 found.append(value)
-            else:  # a category
-                name = str(value).rpartition("_")[2]
-                inverse = "_NOT_" in str(value)
-                if inverse is negated:
-                    found += _SETS[name]
-                    universe = ASCII if negated else universe  # outside ASCII, what is in the set is not looked up
-                else:
-                    found += without(ASCII, _SETS[name])
-                if inverse is not negated and negated:
-                    found += [(0x80, 0x10FFFF)]
+            else:  # what a category holds outside ASCII is not looked up: left out, or out with all that is outside
+                members = _SETS[str(value).rpartition("_")[2]]
+                found += without(ASCII, members) if "_NOT_" in str(value) else members
+                universe = ASCII if negated else universe
         return without(universe, found) if negated else intersect(TEXT, found)
 
     def one_of(self, ranges: Ranges) -> str:

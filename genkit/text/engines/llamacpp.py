@@ -16,7 +16,7 @@ from typing import Any
 
 from genkit.errors import GenkitError, InputError, ResourceError, UsageError
 from genkit.text.engines import TokenEvent, TokenRequest
-from genkit.text.engines.llamaserver import grammar_problem, payload, refusal, start_server
+from genkit.text.engines.llamaserver import grammar_problem, payload, refusal, start_server, stop_server
 from genkit.text.ggufcheck import read_fields
 
 _LEAST = -104.0  # the logarithm of less than the smallest fp32; llama.cpp takes it after rounding to 0
@@ -65,7 +65,9 @@ class LlamaCppEngine:
         for row in list(self._rows):
             row.thread.join()
         self._rows.clear()
-        self._server = None
+        if self._server is not None:
+            stop_server(self._server)
+            self._server = None
         atexit.unregister(self.close)
 
     def generate(self, requests: Iterable[TokenRequest]) -> Iterator[TokenEvent]:

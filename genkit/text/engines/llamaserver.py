@@ -44,6 +44,7 @@ def start_server(gguf: Path, *, parallel: int, threads: int | None, context: int
         params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED  # sums in fp16
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     params.ui = False
+    params.endpoint_metrics = True  # for `stop_server`
     params.n_threads_http = 1
     threads = threads or _threads(gguf)
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
@@ -64,6 +65,11 @@ def _threads(gguf: Path) -> int:
     if asked.isdecimal() and int(asked) > 0:
         return int(asked)
     return 1 if gguf.stat().st_size < _SMALL else cpu_count()
+
+
+def stop_server(server: Any) -> None:
+    """Wait until the server's loop turns: freed before that, it misses the word to stop and is waited for in vain."""
+    server.handle_metrics()
 
 
 @contextmanager
