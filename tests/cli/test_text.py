@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -18,8 +20,9 @@ from typing import Any
 import pytest
 import torch
 
-from genkit.cli.terminal import printable
+from genkit import library
 from genkit.cli.samples import in_order
+from genkit.cli.terminal import printable
 from genkit.pipeline import TextEvent
 
 Run = Callable[..., Any]
@@ -28,10 +31,10 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def write(genkit: Run, tiny_text: Path) -> Run:
-    """Run `genkit text` on the tiny model. From seed 8 on, three samples go on to the full length."""
+    """Run `genkit text` on the tiny model. From seed 1 on, three samples go on to the full length."""
 
     def run(*args: str, input: bytes | io.BytesIO = b"") -> Any:
-        return genkit("text", "-m", str(tiny_text), *([] if "--seed" in args else ["--seed", "8"]), *args, input=input)
+        return genkit("text", "-m", str(tiny_text), *([] if "--seed" in args else ["--seed", "1"]), *args, input=input)
 
     return run
 
@@ -115,15 +118,15 @@ def test_empty_prompt_starts_from_nothing(write: Run) -> None:
 def test_json(write: Run) -> None:
     found = json.loads(write("The", "-n", "2", "--format", "json").out)
     assert found["prompt"] == "The"
-    assert found["seed"] == 8
-    assert [(s["index"], s["seed"], s["finish"]) for s in found["samples"]] == [(0, 8, "length"), (1, 9, "length")]
+    assert found["seed"] == 1
+    assert [(s["index"], s["seed"], s["finish"]) for s in found["samples"]] == [(0, 1, "length"), (1, 2, "length")]
     assert len(found["model_sha256"]) == 64
     assert write("The", "-n", "2", "--json").out == write("The", "-n", "2", "--format", "json").out
 
 
 def test_jsonl_is_a_line_a_sample(write: Run) -> None:
     lines = [json.loads(line) for line in write("The", "-n", "3", "--format", "jsonl").text.splitlines()]
-    assert [line["seed"] for line in lines] == [8, 9, 10]
+    assert [line["seed"] for line in lines] == [1, 2, 3]
     texts = [s["text"] for s in json.loads(write("The", "-n", "3", "--json").out)["samples"]]
     assert [line["text"] for line in lines] == texts
     assert all(line["prompt"] == "The" for line in lines)
@@ -135,6 +138,74 @@ def test_stop_string_is_not_shown(write: Run) -> None:
     cut = json.loads(write("The", "--json", "--stop", stop).out)["samples"][0]
     assert cut["text"] == whole[: whole.index(stop)]
     assert cut["finish"] == "stop"
+
+
+def test_json_says_what_ran(write: Run) -> None:
+    found = json.loads(write("The", "--json", "--engine", "llamacpp", "--precision", "fp32").out)
+    assert (found["engine"], found["precision"]) == ("llamacpp", "fp32")
+    moved = write("The", "--json", "--bad-word", "cat", "--num-beams", "2", "-n", "2", "-v")
+    assert "--num-beams and --bad-word: done by torch, which llamacpp cannot" in moved.err.splitlines()
+    found = json.loads(moved.out)
+    assert (found["engine"], found["precision"], found["settings"]["temperature"]) == ("torch", "fp32", 0.0)
+    assert [s["seed"] for s in found["samples"]] == [1, 1]  # a search draws nothing
+
+
+def test_verbose_says_how_fast(write: Run) -> None:
+    err = write("The", "-v").err
+    assert re.search(r"^llamacpp loaded the model in \d+\.\d\d s$", err, re.MULTILINE)
+    assert re.search(r"^12 tokens, the first after \d+\.\d\d s, then \d+ tokens/s$", err, re.MULTILINE)
+
+
+@pytest.mark.parametrize("engine", ["llamacpp", "torch"])
+def test_log_probabilities(write: Run, engine: str) -> None:
+    """Of the model itself: they do not depend on how the token was drawn, and a greedy one is the likeliest."""
+    args = ["The", "--logprobs", "3", "--temperature", "0", "--engine", engine, "--precision", "fp32"]
+    sample = json.loads(write(*args, "--format", "jsonl", "--max-new-tokens", "5").out)
+    assert len(sample["logprobs"]) == sample["tokens"] == 5
+    assert "".join(entry["token"] for entry in sample["logprobs"]) == sample["text"]
+    for entry in sample["logprobs"]:
+        assert list(entry) == ["token", "id", "logprob", "top_logprobs"]
+        assert [list(top) for top in entry["top_logprobs"]] == [["token", "id", "logprob"]] * 3
+        assert entry["top_logprobs"][0] == {k: entry[k] for k in ("token", "id", "logprob")}
+        chances = [math.exp(top["logprob"]) for top in entry["top_logprobs"]]
+        assert chances == sorted(chances, reverse=True)
+        assert 0 < sum(chances) < 1
+    alone = json.loads(write(*args, "--logprobs", "0", "--json", "--max-new-tokens", "5").out)["samples"][0]
+    assert [e["logprob"] for e in alone["logprobs"]] == pytest.approx([e["logprob"] for e in sample["logprobs"]])
+    assert {len(e["top_logprobs"]) for e in alone["logprobs"]} == {0}
+
+
+SCHEMA = '{"type": "array", "items": {"enum": [1, 2]}, "minItems": 2, "maxItems": 2}'
+
+
+def test_constraints_are_a_file_or_the_thing_itself(genkit: Run, tmp_path: Path) -> None:
+    """The bundled model knows brackets and digits."""
+    (tmp_path / "list.json").write_text(SCHEMA)
+    (tmp_path / "list.gbnf").write_text('root ::= "[" [12] "," " "? [12] "]"')
+    (tmp_path / "{odd").write_text(SCHEMA)
+    given = [
+        ("--json-schema", SCHEMA), ("--json-schema", "list.json"), ("--json-schema", "./{odd"),
+        ("--grammar", (tmp_path / "list.gbnf").read_text()), ("--grammar", "list.gbnf"), ("--regex", r"\[[12],[12]\]"),
+    ]  # fmt: skip
+    for flag, value in given:
+        done = genkit("text", "One, two:", "--seed", "1", "--no-echo", flag, value)
+        assert (done.code, done.err) == (0, "")
+        assert json.loads(done.out) in ([1, 1], [1, 2], [2, 1], [2, 2])
+
+
+def test_a_gguf_file_is_a_model(genkit: Run, tmp_path: Path) -> None:
+    from genkit.text.gguf import write_gguf
+
+    write_gguf(library.find("story"), tmp_path / "x.gguf", "fp16")
+    args = ["Once upon a", "--seed", "1", "--max-new-tokens", "12", "--json", "--logprobs", "1"]
+    same = ["--temperature", "0.8", "--repetition-penalty", "1", "--precision", "fp16"]  # a .gguf recommends nothing
+    ours = json.loads(genkit("text", *args, *same).out)
+    foreign = json.loads(genkit("text", "-m", "x.gguf", *args).out)
+    assert foreign["samples"] == ours["samples"]
+    assert (foreign["engine"], foreign["precision"], len(foreign["model_sha256"])) == ("llamacpp", None, 64)
+    refused = genkit("text", "-m", "x.gguf", "The", "--num-beams", "2")
+    assert (refused.code, refused.out) == (2, b"")
+    assert "x.gguf runs on llama.cpp alone, which cannot do --num-beams" in refused.err
 
 
 def test_streaming_changes_nothing_in_a_pipe(write: Run) -> None:
@@ -161,7 +232,7 @@ def test_out_of_memory_is_a_matter_of_resources(write: Run, monkeypatch: pytest.
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
     monkeypatch.setattr("genkit.text.engines.torch.TorchTextEngine.generate", exhausted)
-    done = write("The")
+    done = write("The", "--engine", "torch")
     assert (done.code, done.err) == (
         5, "error: out of memory (lower -n or --max-new-tokens, or use --device cpu)\n",
     )  # fmt: skip
@@ -185,6 +256,27 @@ def test_out_of_memory_is_a_matter_of_resources(write: Run, monkeypatch: pytest.
         (["a", "--json", "--format", "text"], b"", 2, "--json and --format text contradict each other"),
         (["a", "--stream", "--format", "jsonl"], b"", 2, "--stream does not go with --format jsonl"),
         (["a", "--format", "xml"], b"", 2, "Invalid value for '--format'"),
+        (["a", "--num-beams", "2", "--top-k", "5"], b"", 2, "--num-beams 2 draws nothing, so --top-k would do nothing"),
+        (["a", "--num-beams", "2", "-n", "3"], b"", 2, "--num-beams 2 cannot return 3 texts (raise it to 3)"),
+        (["a", "--length-penalty", "2"], b"", 2, "--length-penalty is about a beam search (add --num-beams 4"),
+        (["a", "--num-beams", "2", "--regex", "a"], b"", 2, "--num-beams and --regex exclude each other"),
+        (
+            ["a", "--engine", "torch", "--regex", "a"],
+            b"",
+            2,
+            "--engine torch cannot do --regex (use --engine llamacpp)",
+        ),
+        (["a", "--logprobs", "2"], b"", 2, "--logprobs 2 does not show in text (add --format jsonl)"),
+        (
+            ["a", "--json-schema", "x.json"],
+            b"",
+            3,
+            "--json-schema x.json: neither a schema nor a file that can be read: No",
+        ),
+        (["a", "--json-schema", "{oops"], b"", 2, "--json-schema"),
+        (["a", "--json-schema", "/dev/null"], b"", 3, "--json-schema /dev/null: not a schema (a schema begins with {)"),
+        (["a", "--grammar", "."], b"", 3, "--grammar .: neither a grammar nor a file that can be read: Is a directory"),
+        (["a", "--grammar", "root ::= ("], b"", 2, "--grammar"),
         (["a", "--output", "none/a.txt"], b"", 4, "cannot write none/a.txt"),
         (["a", "--device", "cuda:99"], b"", 5, "--device cuda:99 is not on this machine"),
     ],
@@ -261,7 +353,7 @@ def test_printable_keeps_text() -> None:
 
 
 def events(*pieces: tuple[int, str, str | None]) -> list[TextEvent]:
-    return [TextEvent(index, text, finish, 0) for index, text, finish in pieces]
+    return [TextEvent(0, index, text, finish, 0) for index, text, finish in pieces]
 
 
 def test_samples_are_put_in_order() -> None:

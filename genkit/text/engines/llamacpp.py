@@ -193,6 +193,6 @@ class _Row:
             entry = data["choices"][0]["logprobs"]["content"][0]
             logprob = max(entry["logprob"], _LEAST)
             top = tuple((t["id"], max(t["logprob"], _LEAST)) for t in entry["top_logprobs"][:k])
-            self.pieces.update((t["id"], t["token"]) for t in entry["top_logprobs"])
+            self.pieces.update((t["id"], t["token"]) for t in (entry, *entry["top_logprobs"]))
         text = detail["content"] if isinstance(self.request.prompt, str) else None
         return TokenEvent(self.index, detail["tokens"][0], None, logprob, top, text)
