@@ -158,9 +158,14 @@ def grammar(config: GenerationConfig) -> str | None:
 def grammar_problem(server: Any, rule: str) -> str | None:
     """Why llama.cpp does not take a grammar, or None; it says so to file descriptor 2 alone."""
     answers: list[bytes] = []
+
+    def take(chunk: bytes) -> bool:
+        answers.append(chunk)
+        return False
+
     body = {"prompt": [0], "n_predict": 1, "stream": False, "cache_prompt": False, "grammar": rule}
     with tempfile.TemporaryFile() as said, _stderr_to(said.fileno()):
-        server.handle_completions(json.dumps(body).encode(), lambda chunk: bool(answers.append(chunk)))
+        server.handle_completions(json.dumps(body).encode(), take)
         said.seek(0)
         reason = said.read().decode("utf-8", "replace")
     if "error" not in json.loads(answers[0]):
