@@ -20,17 +20,19 @@ class BadWords:
 
     def __init__(self, words: Sequence[str], pieces: Sequence[bytes | None]) -> None:
         self._words = [word.encode() for word in words]
-        self._pieces = pieces = [piece or b"" for piece in pieces]
+        self._pieces = [piece or b"" for piece in pieces]
         self._reach = max(map(len, self._words)) - 1  # how much of the text before matters
-        order = sorted(range(len(pieces)), key=pieces.__getitem__)
-        ordered = [pieces[token] for token in order]
+        order = sorted(range(len(pieces)), key=self._pieces.__getitem__)
+        ordered = [self._pieces[token] for token in order]
 
         def beginning(text: bytes) -> frozenset[int]:
             first = bisect_left(ordered, text)
             past = bisect_left(ordered, True, lo=first, key=lambda piece: not piece.startswith(text))
             return frozenset(order[first:past])
 
-        self._always = frozenset(t for t, piece in enumerate(pieces) if any(word in piece for word in self._words))
+        self._always = frozenset(
+            t for t, piece in enumerate(self._pieces) if any(word in piece for word in self._words)
+        )
         self._endings: list[tuple[bytes, frozenset[int]]] = [
             (word[:cut], tokens)
             for word in self._words

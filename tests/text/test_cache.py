@@ -107,7 +107,7 @@ def test_attention_to_a_cache(n_kv: int, group: int, hd: int) -> None:
     q = torch.randn(rows, n_kv * group, 1, hd)
     k, v = (torch.zeros(rows, n_kv, slots, width) for _ in range(2))
     k[..., :hd], v[..., :hd] = torch.randn(rows, n_kv, slots, hd), torch.randn(rows, n_kv, slots, hd)
-    beyond = torch.arange(slots) > torch.randint(1, 250, (rows, 1, 1, 1))
+    beyond = torch.arange(slots) > torch.randint(1, 64, (rows, 1, 1, 1))
     mask = torch.zeros(rows, 1, 1, slots).masked_fill(beyond, -torch.inf)
     whole = attend_cached(q, k, v, mask)
     theirs = torch.nn.functional.scaled_dot_product_attention(
@@ -115,7 +115,7 @@ def test_attention_to_a_cache(n_kv: int, group: int, hd: int) -> None:
     )
     torch.testing.assert_close(whole, theirs)
     for n in (1, 3, 8):
-        for some in (256, 512, 1024):
+        for some in (64, 128, 256, 1024):
             part = attend_cached(q[:n], k[:n, :, :some], v[:n, :, :some], mask[:n, ..., :some])
             assert torch.equal(part, whole[:n]), (n, some)
     order = torch.randperm(rows)

@@ -157,7 +157,7 @@ def test_a_width_that_rounds_differently_is_left_out(monkeypatch: pytest.MonkeyP
 
 
 def test_reach() -> None:
-    assert [reach(n) for n in (1, REACH, REACH + 1, 2 * REACH, 2 * REACH + 1)] == [256, 256, 512, 512, 1024]
+    assert [reach(n) for n in (1, REACH, REACH + 1, 2 * REACH, 2 * REACH + 1)] == [64, 64, 128, 128, 256]
 
 
 # --- recording --------------------------------------------------------------------------------------
@@ -227,12 +227,12 @@ def test_each_shape_is_recorded_once_until_the_memory_moves(monkeypatch: pytest.
         places = own.logits.data_ptr(), own._cache.keys.data_ptr(), own._inputs.data_ptr()
         for rows in (6, 6, 3, 5, 2):
             own.step([1] * rows, [2] * rows)
-        assert shapes == [(8, 256), (4, 256)]
+        assert shapes == [(8, 64), (4, 64)]
         assert places == (own.logits.data_ptr(), own._cache.keys.data_ptr(), own._inputs.data_ptr())
-        own.step([1], [256])  # moves to larger memory, where nothing is recorded yet
+        own.step([1], [64])  # moves to larger memory, where nothing is recorded yet
         own.step([1], [3])
         own.step([1] * 6, [3] * 6)
-        assert shapes[2:] == [(4, 512), (4, 256), (8, 256)]
+        assert shapes[2:] == [(4, 128), (4, 64), (8, 64)]
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)

@@ -23,7 +23,7 @@ from genkit.text.models.gpt import GPT, MLP
 
 WIDTHS = (4, 8, 16, 32, 64)
 SMALL_PRODUCT = 16**3  # multiplications
-REACH = 256  # slots that attention reads at least; then it is doubled
+REACH = 64  # slots that attention reads at least; then it is doubled
 
 
 @dataclass(frozen=True)

@@ -75,13 +75,14 @@ def attend_cached(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     """Attention of one query a row, q (B, n_head, 1, hd), to k, v (B, n_kv, S, D) of a cache under its mask.
 
     A row's result has the same bits whatever B, its place in it and S, a multiple of
-    256. The queries that share keys become the rows of one matrix.
+    64. The queries that share keys become the rows of one matrix.
     """
     B, H, _, hd = q.shape
     n_kv, D = k.shape[1], k.shape[3]
     q = F.pad(q, (0, D - hd)).view(B, n_kv, H // n_kv, D).to(k.dtype)
     if q.device.type == "cpu":
-        y = _attend_on_cpu(q, k, v, mask.squeeze(1), hd**-0.5)
+        with torch.autocast("cpu", enabled=False):
+            y = _attend_on_cpu(q, k, v, mask.squeeze(1), hd**-0.5)
     elif q.device.type == "cuda":  # this kernel goes through the keys in order, whatever B and S
         with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH], set_priority=True):
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=hd**-0.5)
@@ -90,7 +91,6 @@ def attend_cached(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     return y.reshape(B, H, 1, D)[..., :hd]
 
 
-@torch.autocast("cpu", enabled=False)
 def _attend_on_cpu(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tensor:
     """Grouped queries (B, n_kv, G, D) to k, v (B, n_kv, S, D) under (B, 1, S), by matrix products.
 
@@ -99,7 +99,7 @@ def _attend_on_cpu(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) 
     B, n_kv, S, D = k.shape
     k, v = k.reshape(B * n_kv, S, D), v.reshape(B * n_kv, S, D)
     answers = []
-    for one in q.reshape(B * n_kv, -1, D).split(1, dim=1):
-        scores = torch.bmm(one, k.transpose(1, 2)).view(B, n_kv, S) * scale + mask
+    for one in q.reshape(B * n_kv, -1, D).unbind(1):
+        scores = torch.bmm(one.unsqueeze(1), k.transpose(1, 2)).view(B, n_kv, S) * scale + mask
         answers.append(torch.bmm(scores.softmax(-1).view(B * n_kv, 1, S), v))
     return torch.cat(answers, dim=1)  # (B n_kv, G, D)
