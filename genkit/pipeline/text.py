@@ -269,11 +269,10 @@ class TextPipeline(Pipeline):
             for event in engine.generate(requests()):
                 while refused:
                     yield refused.popleft()
-                row = rows.get(event.index)
-                if row is None:
-                    continue
-                done = ("", "error") if event.error else row.writer.push(event.token, event.done, event.text)
-                text, finish = done
+                row = rows[event.index]
+                text, finish = "", event.done
+                if event.error is None:
+                    text, finish = row.writer.push(event.token, event.done, event.text)
                 if finish is not None:
                     row.request.finished = True
                     del rows[event.index]
@@ -283,10 +282,10 @@ class TextPipeline(Pipeline):
                     text,
                     finish,
                     row.writer.tokens,
-                    event.token,
-                    event.logprob,
-                    event.top,
-                    event.error,
+                    token=event.token,
+                    logprob=event.logprob,
+                    top=event.top,
+                    error=event.error,
                 )
 
     def _engine(self, name: str, parallel: int) -> Any:
