@@ -111,6 +111,10 @@ class TextPipeline(Pipeline):
             _ = self._view  # so that damaged weights are refused here
 
     def _check_gguf(self) -> None:
+        from genkit.text.engines.trial import try_once
+        from genkit.text.ggufcheck import check_gguf
+
+        check_gguf(self.path)
         if self._asked_precision != "auto":
             raise UsageError(
                 f"--precision {self._asked_precision}: {self.path.name} has a precision of its own", "leave it out"
@@ -118,6 +122,7 @@ class TextPipeline(Pipeline):
         if self._asked_engine not in ("auto", "llamacpp"):
             raise UsageError(f"--engine {self._asked_engine} does not read {self.path.name}", "use --engine llamacpp")
         self.placement = self._place("llamacpp")
+        try_once(self.path)
 
     def defaults(self) -> dict[str, Any]:
         """The sampling settings that the model itself recommends, by the names of `GenerationConfig`.
