@@ -82,6 +82,26 @@ def read_fields(path: Path, suffixes: Iterable[str]) -> dict[str, Any]:
     return found
 
 
+def fitting_context(path: Path, header: Header, rows: int, memory: int) -> int:
+    """Tokens that each of `rows` rows can have: the model's context, or what keys and values in fp16 leave room for.
+
+    Raises:
+        InputError: the header does not tell the model's context.
+    """
+    arch = header.fields.get("general.architecture")
+
+    def number(key: str, default: int) -> int:
+        value = header.fields.get(f"{arch}.{key}")
+        return value if type(value) is int and value > 0 else default
+
+    if not (trained := number("context_length", 0)):
+        raise InputError(f"{path} does not say how long its model's context is", "use another file")
+    heads = number("attention.head_count", 1)
+    width = number("attention.key_length", max(1, number("embedding_length", 1) // heads))
+    cache = 4 * number("block_count", 1) * number("attention.head_count_kv", heads) * width  # bytes a token
+    return min(trained, max(256, memory // (cache * rows)))
+
+
 class _Malformed(ValueError):
     pass
 

@@ -17,7 +17,7 @@ from genkit import cache
 from genkit.errors import GenkitError, InputError, ResourceError
 
 _CONTEXT = 64  # tokens; the trial reads and writes a few
-_TEXT = "Once upon a time, 3 cats\n\tsaid: \"it's \u00e9\u6f22\U0001f600\""
+_TEXT = 'Once upon a time, 3 cats\n\tsaid: "it\'s \u00e9\u6f22\U0001f600"'
 _PATIENCE = 120  # seconds, and one for each 10 MB
 
 
