@@ -95,7 +95,7 @@ class InOrder:
             if not isinstance(task, Refused):
                 self._running[number] = slot
                 number += 1
-                yield TextJob(task.prompt, task.config, task.seed)
+                yield TextJob(task.prompt, task.config, task.seed, live=False)
 
     def _ready(self) -> Iterator[Result]:
         while self._slots and (result := self._slots[0].result) is not None:

@@ -24,15 +24,21 @@ if TYPE_CHECKING:
     from genkit.text.writing import Writer
 
 PARALLEL = 16  # continuations at once
+KEYS_AND_VALUES = 2 << 30  # bytes that the rows of a .gguf file may fill; its context may be longer than memory
 
 
 @dataclass(frozen=True)
 class TextJob:
-    """Continue `prompt` `config.n` times, the i-th from seed + i. An empty prompt starts a new text."""
+    """Continue `prompt` `config.n` times, the i-th from seed + i. An empty prompt starts a new text.
+
+    Attributes:
+        live: each token is wanted at once; else the engine may report a whole text at its end.
+    """
 
     prompt: str
     config: GenerationConfig
     seed: int = 0
+    live: bool = True
 
 
 @dataclass(frozen=True)
@@ -211,7 +217,9 @@ class TextPipeline(Pipeline):
         config, bias, prompt = job.config, self._bias(job.config), self._encode(job.prompt)
         beams = config.num_beams > 1
         return [
-            TokenRequest(prompt, config, seed=job.seed + (0 if beams else i), rank=i if beams else 0, bias=bias)
+            TokenRequest(
+                prompt, config, seed=job.seed + (0 if beams else i), rank=i if beams else 0, bias=bias, live=job.live
+            )
             for i in range(config.n)
         ]
 
@@ -311,7 +319,13 @@ class TextPipeline(Pipeline):
     def _open_llamacpp(self, parallel: int) -> TextEngine:
         from genkit.text.engines.llamacpp import LlamaCppEngine
 
-        engine = LlamaCppEngine(self._view if self.tokenizer else self.path, parallel=parallel)
+        if self.tokenizer:
+            engine = LlamaCppEngine(self._view, parallel=parallel)
+        else:
+            from genkit.text.ggufcheck import check_gguf, fitting_context
+
+            room = fitting_context(self.path, check_gguf(self.path), parallel, KEYS_AND_VALUES)
+            engine = LlamaCppEngine(self.path, parallel=parallel, context=room)
         self._undo.callback(engine.close)
         return engine
 
@@ -341,4 +355,4 @@ class TextPipeline(Pipeline):
         """The bytes that each token stands for, which bad words are looked up in."""
         from genkit.text.ggufvocab import token_pieces
 
-        return token_pieces(read_json(self.path / "tokenizer.json"), self._shape)
+        return token_pieces(read_json(self.path / library.TOKENIZER, limit=library.MAX_TOKENIZER), self._shape)

@@ -30,7 +30,7 @@ ENGINES: dict[Task, tuple[str, ...]] = {
 }
 # the engines for a CPU: the package each needs, and its precisions, the one for auto first
 _NATIVE = {
-    "llamacpp": ("xllamacpp", ("fp16", "fp32", "int8")),
+    "llamacpp": ("xllamacpp", ("fp32", "fp16", "int8")),
     "onnx": ("onnxruntime", ("fp32",)),
 }
 TF32_SINCE = BF16_SINCE = (8, 0)  # compute capability of Ampere

@@ -165,7 +165,7 @@ def test_every_offered_engine_can_be_had() -> None:
 
 # task, device, precision, engine -> device, precision, engine
 NATIVE = [
-    ("text", "auto", "auto", "auto", "cpu", "fp16", "llamacpp"),
+    ("text", "auto", "auto", "auto", "cpu", "fp32", "llamacpp"),
     ("text", "cpu", "fp32", "auto", "cpu", "fp32", "llamacpp"),
     ("text", "cpu", "int8", "llamacpp", "cpu", "int8", "llamacpp"),
     ("text", "cpu", "bf16", "auto", "cpu", "bf16", "torch"),
@@ -199,7 +199,7 @@ def test_a_gpu_goes_before_the_engines_for_a_cpu(task: Any) -> None:
         ("text", "cuda", "auto", "llamacpp", "full",
          "--engine llamacpp does not run on cuda (use --device cpu, or --engine torch)"),
         ("text", "auto", "bf16", "llamacpp", "full",
-         "--precision bf16 does not work with --engine llamacpp (use fp16, fp32 or int8)"),
+         "--precision bf16 does not work with --engine llamacpp (use fp32, fp16 or int8)"),
         ("image", "auto", "int8", "onnx", "full", "--precision int8 does not work with --engine onnx (use fp32)"),
         ("image", "auto", "int8", "auto", "full", f"--precision int8 does not work on cpu: {FLOATS} (use fp32 or bf16)"),
         ("text", "auto", "tf32", "auto", "full",

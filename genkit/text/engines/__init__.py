@@ -24,6 +24,7 @@ class TokenRequest:
         rank: which of the best beams, from 0; those of one search come one after another.
         bias: pairs of a token sequence and what is added to the logit of its last token
             where the tokens before it match.
+        live: each token is wanted at once; else the engine may keep them until the row ends.
         finished: set it to True to end this row early; no event follows.
     """
 
@@ -32,6 +33,7 @@ class TokenRequest:
     seed: int
     rank: int = 0
     bias: Bias = ()
+    live: bool = True
     finished: bool = False
 
 

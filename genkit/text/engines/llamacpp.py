@@ -1,7 +1,8 @@
 """The llama.cpp engine: text on a CPU, from a GGUF file.
 
-llama.cpp's server runs inside this process; its continuous batching puts the rows in
-flight into one forward pass. A thread a row waits for tokens and hands them over.
+llama.cpp's server runs inside this process, one or several of them; its continuous
+batching puts the rows in flight into one forward pass. A thread a row waits for tokens
+and hands them over: one by one, or all at the end, which costs less.
 """
 
 from __future__ import annotations
@@ -10,13 +11,22 @@ import atexit
 import json
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from genkit.errors import GenkitError, InputError, ResourceError, UsageError
 from genkit.text.engines import TokenEvent, TokenRequest
-from genkit.text.engines.llamaserver import grammar_problem, payload, refusal, start_server, stop_server
+from genkit.text.engines.llamaserver import (
+    grammar_problem,
+    is_small,
+    layout,
+    payload,
+    refusal,
+    start_server,
+    stop_server,
+)
 from genkit.text.ggufcheck import read_fields
 
 _LEAST = -104.0  # the logarithm of less than the smallest fp32; llama.cpp takes it after rounding to 0
@@ -31,7 +41,7 @@ class LlamaCppEngine:
     Args:
         gguf: a file from `gguf_view`, or any other that `check_gguf` has passed.
         parallel: rows at once.
-        threads: of the forward pass; default: OMP_NUM_THREADS, else 1 for a small model, else the cores.
+        threads: of the forward pass; default: see `llamaserver.layout`.
         context: tokens to hold for a row, at most the model's own.
 
     Attributes:
@@ -47,12 +57,19 @@ class LlamaCppEngine:
         self, gguf: Path, *, parallel: int = 1, threads: int | None = None, context: int | None = None
     ) -> None:
         fields = read_fields(gguf, (".context_length", "general.file_type", "tokenizer.ggml.eos_token_id"))
-        trained = fields.get(".context_length", 0)
+        trained = fields.get(".context_length")
+        if not isinstance(trained, int) or trained < 2:
+            raise InputError(f"{gguf} does not say how long its model's context is", "use another file")
         self.context: int = min(trained, context) if context else trained
         self.eos_id: int | None = fields.get("tokenizer.ggml.eos_token_id")
         self.parallel = parallel
         exact = fields.get("general.file_type") == 0  # all in fp32: keys and values too
-        self._server = start_server(gguf, parallel=parallel, threads=threads, context=self.context, exact=exact)
+        servers, share = (1, threads) if threads else layout(gguf, parallel)
+        self._cancels = not is_small(gguf)  # a row that is not streamed cannot be cancelled
+        rows = -(-parallel // servers)
+        self._servers = [
+            start_server(gguf, parallel=rows, threads=share, context=self.context, exact=exact) for _ in range(servers)
+        ]
         self._rows: set[_Row] = set()
         self._grammars: set[str] = set()  # those that llama.cpp has taken
         self._pieces: dict[int, str] = {}
@@ -65,9 +82,9 @@ class LlamaCppEngine:
         for row in list(self._rows):
             row.thread.join()
         self._rows.clear()
-        if self._server is not None:
-            stop_server(self._server)
-            self._server = None
+        for server in self._servers:
+            stop_server(server)
+        self._servers.clear()
         atexit.unregister(self.close)
 
     def generate(self, requests: Iterable[TokenRequest]) -> Iterator[TokenEvent]:
@@ -86,9 +103,10 @@ class LlamaCppEngine:
                     index, request = entry
                     if request.finished:
                         continue
+                    request.live |= self._cancels
                     try:
                         self._check_grammar(request.config.grammar)
-                        row = _Row(index, request, self._handler(), self.context, chunks, self._pieces)
+                        row = _Row(index, request, self._idlest(), self.context, chunks, self._pieces)
                     except GenkitError as error:
                         yield TokenEvent(index, -1, "error", error=error)
                         continue
@@ -116,7 +134,7 @@ class LlamaCppEngine:
 
     def _check_grammar(self, rule: str | None) -> None:
         if rule is not None and rule not in self._grammars:
-            if problem := grammar_problem(self._server, rule):
+            if problem := grammar_problem(self._servers[0], rule):
                 raise UsageError(f"--grammar is not valid GBNF: {problem}", "its first rule is called root")
             self._grammars.add(rule)
 
@@ -124,10 +142,11 @@ class LlamaCppEngine:
         """The text of a token that an event named, for a model that tokenizes itself."""
         return self._pieces.get(token, "")
 
-    def _handler(self) -> Callable[[bytes, Callable[[bytes], bool]], None]:
-        if self._server is None:
+    def _idlest(self) -> Any:
+        """The server with the fewest rows."""
+        if not self._servers:
             raise ResourceError("the engine is closed")
-        return self._server.handle_completions  # type: ignore[no-any-return]
+        return min(self._servers, key=lambda server: sum(row.server is server for row in self._rows))
 
 
 class _Row:
@@ -137,12 +156,12 @@ class _Row:
         self,
         index: int,
         request: TokenRequest,
-        complete: Callable[[bytes, Callable[[bytes], bool]], None],
+        server: Any,
         context: int,
         chunks: queue.SimpleQueue[tuple[_Row, bytes | None]],
         pieces: dict[int, str],
     ) -> None:
-        self.index, self.request, self.pieces = index, request, pieces
+        self.index, self.request, self.server, self.pieces = index, request, server, pieces
         self._cancelled = False
         self._held: TokenEvent | None = None  # only the chunk after a token tells whether it was the last
         body = json.dumps(payload(request, context)).encode()
@@ -153,7 +172,7 @@ class _Row:
 
         def run() -> None:
             try:
-                complete(body, take)
+                server.handle_completions(body, take)
             finally:
                 chunks.put((self, None))
 
@@ -176,23 +195,41 @@ class _Row:
             yield TokenEvent(self.index, -1, "error", error=refusal(data["error"], self.request))
             return
         detail = data["__verbose"]
+        if detail["stop"] and detail["tokens"]:  # all of them in one chunk
+            yield from self._whole(data, detail)
+            return
         if detail["stop"]:
-            done = "eos" if detail["stop_type"] == "eos" else "length"
             last = self._held or TokenEvent(self.index, -1, None, text="")
             self._held = None
-            yield TokenEvent(last.index, last.token, done, last.logprob, last.top, last.text)
+            yield replace(last, done=_done(detail))
             return
         if self._held is not None:
             yield self._held
-        self._held = self._event(data, detail)
+        self._held = self._event(data, detail, 0, detail["content"])
 
-    def _event(self, data: dict[str, Any], detail: dict[str, Any]) -> TokenEvent:
+    def _whole(self, data: dict[str, Any], detail: dict[str, Any]) -> Iterator[TokenEvent]:
+        """The events of a row that was not streamed; all its text comes with the last one."""
+        tokens = detail["tokens"]
+        for i in range(len(tokens)):
+            last = i == len(tokens) - 1
+            yield self._event(data, detail, i, detail["content"] if last else "", _done(detail) if last else None)
+
+    def _event(
+        self, data: dict[str, Any], detail: dict[str, Any], i: int, content: str, done: str | None = None
+    ) -> TokenEvent:
+        """The event of the chunk's i-th token."""
         logprob: float | None = None
         top: tuple[tuple[int, float], ...] = ()
         if (k := self.request.config.logprobs) is not None:
-            entry = data["choices"][0]["logprobs"]["content"][0]
+            entry = data["choices"][0]["logprobs"]["content"][i]
+            if entry["logprob"] is None:  # JSON has no NaN
+                raise InputError("the model's logits are not finite", "its weights are damaged; use another model")
             logprob = max(entry["logprob"], _LEAST)
             top = tuple((t["id"], max(t["logprob"], _LEAST)) for t in entry["top_logprobs"][:k])
             self.pieces.update((t["id"], t["token"]) for t in (entry, *entry["top_logprobs"]))
-        text = detail["content"] if isinstance(self.request.prompt, str) else None
-        return TokenEvent(self.index, detail["tokens"][0], None, logprob, top, text)
+        text = content if isinstance(self.request.prompt, str) else None
+        return TokenEvent(self.index, detail["tokens"][i], done, logprob, top, text)
+
+
+def _done(detail: dict[str, Any]) -> str:
+    return "eos" if detail["stop_type"] == "eos" else "length"

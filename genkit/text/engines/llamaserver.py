@@ -19,11 +19,33 @@ from genkit.text.config import GenerationConfig
 from genkit.text.engines import TokenRequest
 
 _SMALL = 64 << 20  # bytes of weights
+_ROWS = 8  # that one server gains from having at once
 _SEEDS = (1 << 32) - 1  # llama.cpp draws a seed of its own for the last number of 32 bits
 _SAMPLERS = ["penalties", "temperature", "top_k", "top_p", "min_p", "typ_p"]
 
 
-def start_server(gguf: Path, *, parallel: int, threads: int | None, context: int, exact: bool) -> Any:
+def is_small(gguf: Path) -> bool:
+    """Whether a token takes so little that waiting for others takes longer."""
+    return gguf.stat().st_size < _SMALL
+
+
+def layout(gguf: Path, parallel: int) -> tuple[int, int]:
+    """How many servers to run, and the threads of each.
+
+    llama.cpp's threads wait for one another in busy loops, a hundred times a token:
+    beside another busy process, two take twenty times as long as one. Small models
+    therefore run on one thread, and many rows on one server a core. OMP_NUM_THREADS
+    stands for the number of cores, and for a wish to use them all.
+    """
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    cores = int(asked) if asked.isdecimal() and int(asked) > 0 else cpu_count()
+    if not is_small(gguf):
+        return 1, cores
+    servers = max(1, min(cores, parallel // _ROWS))
+    return servers, max(1, cores // servers) if asked else 1
+
+
+def start_server(gguf: Path, *, parallel: int, threads: int, context: int, exact: bool) -> Any:
     """An `xllamacpp.Server` with the model loaded; errors as `LlamaCppEngine`."""
     try:
         import xllamacpp
@@ -46,25 +68,12 @@ def start_server(gguf: Path, *, parallel: int, threads: int | None, context: int
     params.ui = False
     params.endpoint_metrics = True  # for `stop_server`
     params.n_threads_http = 1
-    threads = threads or _threads(gguf)
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     with _private_socket(params), _signals_kept():
         try:
             return xllamacpp.Server(params)
         except RuntimeError as error:
             raise InputError(f"llama.cpp cannot load {gguf}", "use another file") from error
-
-
-def _threads(gguf: Path) -> int:
-    """OMP_NUM_THREADS, else one for a small model, else as many as there are cores.
-
-    llama.cpp's threads wait for one another in busy loops, a hundred times a token:
-    beside another busy process, two take twenty times as long as one.
-    """
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdecimal() and int(asked) > 0:
-        return int(asked)
-    return 1 if gguf.stat().st_size < _SMALL else cpu_count()
 
 
 def stop_server(server: Any) -> None:
@@ -114,8 +123,9 @@ def payload(request: TokenRequest, context: int) -> dict[str, Any]:
     body: dict[str, Any] = {
         "prompt": prompt,
         "n_predict": room,
-        "stream": True,
+        "stream": request.live or bool(config.stop),
         "verbose": True,  # the only way to see token ids
+        "return_tokens": True,
         "cache_prompt": False,  # nothing of earlier requests
         "seed": request.seed % _SEEDS,
         "samplers": _SAMPLERS,
