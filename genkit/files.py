@@ -192,16 +192,19 @@ def write_json(path: str | os.PathLike[str], value: Any, *, clobber: bool = True
     write_bytes(path, text.encode("utf-8", "backslashreplace") + b"\n", clobber=clobber)
 
 
-def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_json(path: str | os.PathLike[str], *, limit: int = MAX_JSON) -> dict[str, Any]:
     """The JSON object in a file.
 
+    Args:
+        limit: bytes; the default is beyond any file of settings.
+
     Raises:
-        InputError: missing, not a regular file, over 16 MB, or not a JSON object.
+        InputError: missing, not a regular file, larger than `limit`, or not a JSON object.
     """
     with input_errors(path), open_regular(path) as file:
-        data = file.read(MAX_JSON + 1)
-    if len(data) > MAX_JSON:
-        raise InputError(f"{os.fspath(path)} is over {MAX_JSON >> 20} MB, which no settings file is")
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise InputError(f"{os.fspath(path)} is over {limit >> 20} MB, more than such a file may have")
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -258,7 +261,7 @@ def read_header(file: IO[bytes], path: str | os.PathLike[str]) -> tuple[dict[str
         raise InputError(f"{name} has a header of {length} bytes; safetensors allows {MAX_HEADER}")
     file.seek(8)
     try:
-        header = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=_unique)
+        header = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{name} is not safetensors: bad header: {error}") from error
     if not isinstance(header, dict):
@@ -285,7 +288,8 @@ def _other_format(head: bytes) -> str | None:
     return None
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An `object_pairs_hook` for `json` that refuses a key that stands there twice, with ValueError."""
     result = dict(pairs)
     if len(result) != len(pairs):
         raise ValueError("a key stands there twice")

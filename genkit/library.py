@@ -13,6 +13,8 @@ from genkit.errors import InputError
 from genkit.files import check_safetensors, read_json
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"  # together a model
+INDEX = "model.safetensors.index.json"  # which tensor lies in which file, where the weights are in several
+TOKENIZER, MAX_TOKENIZER = "tokenizer.json", 128 << 20  # bytes; the largest published are near 35 MB
 GGUF = ".gguf"  # the suffix of a file that is a text model by itself
 RECORD = "genkit.json"  # where it comes from
 GENERATION = "generation_config.json"  # the sampling settings that a text model recommends
@@ -96,15 +98,32 @@ def kind(path: Path) -> Literal["text", "image"]:
     return "image" if read_json(path / CONFIG).get("model_type") == "dcgan" else "text"
 
 
-def parameters(folder: Path) -> int | None:
-    """Numbers in the weight files of `folder`, from their headers; None when there are none.
+def weight_files(folder: Path) -> list[Path]:
+    """`model.safetensors`, or the files that the index names.
 
     Raises:
-        InputError: a weight file is damaged.
+        InputError: the index names files elsewhere.
     """
-    headers = [check_safetensors(path) for path in sorted(folder.glob("*.safetensors"))]
+    if (folder / WEIGHTS).exists() or not (folder / INDEX).exists():
+        return [folder / WEIGHTS]
+    shards = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(s, str) and Path(s).name == s for s in shards.values()):
+        raise InputError(f"{folder / INDEX}: weight_map must name files of the same folder")
+    return [folder / shard for shard in sorted(set(shards.values()))]
+
+
+def parameters(folder: Path) -> int | None:
+    """Numbers in the weights of the model in `folder`, from their headers; None when there are none.
+
+    Raises:
+        InputError: a weight file is damaged or missing.
+    """
+    if not (folder / WEIGHTS).exists() and not (folder / INDEX).exists():
+        return None
+    headers = [check_safetensors(path) for path in weight_files(folder)]
     shapes = [e["shape"] for header in headers for key, e in header.items() if key != "__metadata__"]
-    return sum(math.prod(shape) for shape in shapes) if headers else None
+    numbers: int = sum(math.prod(shape) for shape in shapes)
+    return numbers
 
 
 def _cached() -> dict[str, Path]:

@@ -18,7 +18,6 @@ from genkit.export import FORMATS, MARK, card, export
 from genkit.files import check_safetensors
 from genkit.image.models.store import load_generator
 from genkit.text.models.store import load_model
-from genkit.text.recast import nearest_bf16
 from genkit.training.weights import load_tensors, save_tensors
 
 KINDS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -63,16 +62,6 @@ def test_transformers_continues_the_same_way(tiny_text: Path, tmp_path: Path) ->
     ids = AutoTokenizer.from_pretrained(tmp_path / "out")("The cat", return_tensors="pt").input_ids
     with torch.no_grad():
         torch.testing.assert_close(theirs(ids).logits, load_model(tiny_text)(ids), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("wide", [np.float32, np.float64])
-def test_bf16_rounds_to_the_nearest_and_ties_to_even(wide: type) -> None:
-    bits = np.random.default_rng(0).integers(0, 0x7F000000, 1 << 16, dtype=np.uint32)
-    bits[:4] = 0x3F808000, 0x3F818000, 0x3F808001, 0x00000001  # two ties, one just above, the smallest number
-    values = np.concatenate([bits.view(np.float32), -bits.view(np.float32)]).astype(wide).astype(np.float32)
-    expected = torch.from_numpy(values).to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
-    assert np.array_equal(nearest_bf16(values), expected)
-    assert nearest_bf16(values)[:3].tolist() == [0x3F80, 0x3F82, 0x3F81]
 
 
 def test_shards_of_other_precisions_become_one_file(tiny_text: Path, tmp_path: Path) -> None:

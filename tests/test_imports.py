@@ -25,6 +25,7 @@ LAYERS = {
     "genkit.config": 0,
     "genkit.files": 0,
     "genkit.library": 0,
+    "genkit.tensors": 1,
     "genkit.runtime": 0,
     "genkit.runtime.device": 0,
     "genkit.runtime.manager": 1,

@@ -2,10 +2,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from genkit import library
 from genkit.errors import InputError
 from genkit.training.rundir import RunDir
+from genkit.training.weights import save_tensors
 
 
 @pytest.fixture
@@ -65,6 +67,23 @@ def test_a_folder_without_a_model_hides_no_bundled_name(monkeypatch: pytest.Monk
 def test_what_is_no_model_is_refused(name: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
         library.find(name)
+
+
+def test_weights_in_several_files(model: Path) -> None:
+    save_tensors(model / "model.safetensors", {"a": torch.zeros(2, 3), "b": torch.zeros(())})
+    assert library.weight_files(model) == [model / "model.safetensors"]
+    (model / "other.safetensors").write_bytes(b"nothing that the model needs")
+    assert library.parameters(model) == 7
+    (model / "model.safetensors").rename(model / "part.safetensors")
+    assert library.parameters(model) is None
+    index = model / library.INDEX
+    index.write_text(json.dumps({"weight_map": {"a": "part.safetensors", "b": "part.safetensors"}}))
+    assert library.weight_files(model) == [model / "part.safetensors"]
+    assert library.parameters(model) == 7
+    for elsewhere in ("../part.safetensors", "/part.safetensors", 3):
+        index.write_text(json.dumps({"weight_map": {"a": elsewhere}}))
+        with pytest.raises(InputError, match="weight_map must name files of the same folder"):
+            library.weight_files(model)
 
 
 def test_other_weights_beside_the_model_are_not_taken_for_it(model: Path) -> None:

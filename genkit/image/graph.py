@@ -18,8 +18,8 @@ from genkit import __version__
 from genkit.errors import InputError
 from genkit.files import read_json, write_bytes
 from genkit.image.config import DCGANConfig
-from genkit.image.weights import Header, Weights
 from genkit.library import CONFIG, WEIGHTS
+from genkit.tensors import TensorFile
 
 if TYPE_CHECKING:
     from onnx import TensorProto
@@ -57,52 +57,52 @@ def write(folder: Path, path: Path | None = None, *, self_contained: bool = Fals
         OutputError: as `files.atomic_write`.
     """
     config = DCGANConfig.from_dict(read_json(folder / CONFIG))
+    weights = TensorFile(folder / WEIGHTS)
     if self_contained:
-        data = whole_graph(config, Weights(folder / WEIGHTS))
+        data = whole_graph(config, weights)
     else:
-        header = Header(folder / WEIGHTS)
         for name, shape in shapes(config).items():
-            if shape and (dtype := header.tensors.get(name, {}).get("dtype", "F32")) != "F32":
-                raise InputError(f"{header.path}: tensor {name!r} is {dtype}, and {GRAPH} points to F32 only")
-        data = graph(config, header)
+            if shape and (dtype := weights.tensors.get(name, {}).get("dtype", "F32")) != "F32":
+                raise InputError(f"{weights.path}: tensor {name!r} is {dtype}, and {GRAPH} points to F32 only")
+        data = graph(config, weights)
     write_bytes(path or folder / GRAPH, data)
 
 
-def graph(config: DCGANConfig, header: Header) -> bytes:
+def graph(config: DCGANConfig, weights: TensorFile) -> bytes:
     """An ONNX model, z (N, nz) -> image (N, C, H, W) in [-1, 1], that points into the weight file.
 
     Raises:
         InputError: the tensors do not fit the config.
     """
-    return _serialize(config, header, lambda name: _pointer(header, name))
+    return _serialize(config, weights, lambda name: _pointer(weights, name))
 
 
-def whole_graph(config: DCGANConfig, weights: Weights) -> bytes:
+def whole_graph(config: DCGANConfig, weights: TensorFile) -> bytes:
     """As `graph`, with the weights inside."""
     from onnx import numpy_helper
 
-    return _serialize(config, weights, lambda name: numpy_helper.from_array(weights.array(name), name))
+    return _serialize(config, weights, lambda name: numpy_helper.from_array(weights.floats(name), name))
 
 
-def fingerprint(header: Header) -> str:
+def fingerprint(weights: TensorFile) -> str:
     """What a graph is marked with: it fits every weight file whose header is the same, byte for byte."""
-    return f"graph {_FORMAT} of header {hashlib.sha256(header.head).hexdigest()}"
+    return f"graph {_FORMAT} of header {hashlib.sha256(weights.head).hexdigest()}"
 
 
-def stored(folder: Path, header: Header) -> bytes | None:
+def stored(folder: Path, weights: TensorFile) -> bytes | None:
     """`generator.onnx` of `folder`, if it is there and was made for a weight file like this one."""
     try:
         data = (folder / GRAPH).read_bytes()
     except OSError:
         return None
-    return data if fingerprint(header).encode() in data else None
+    return data if fingerprint(weights).encode() in data else None
 
 
-def _serialize(config: DCGANConfig, header: Header, tensor: Callable[[str], TensorProto]) -> bytes:
+def _serialize(config: DCGANConfig, weights: TensorFile, tensor: Callable[[str], TensorProto]) -> bytes:
     """Build the model; `tensor` makes the initialiser of a name."""
     from onnx import TensorProto, helper
 
-    header.check_fits(shapes(config))
+    weights.check_fits(shapes(config))
     nodes = [helper.make_node("Unsqueeze", ["z", "axes"], ["latent"])]  # (N, nz) -> (N, nz, 1, 1)
     initializers = [helper.make_tensor("axes", TensorProto.INT64, [2], [2, 3])]
     last = len(config.widths(config.ngf))
@@ -130,7 +130,7 @@ def _serialize(config: DCGANConfig, header: Header, tensor: Callable[[str], Tens
         producer_name="genkit",
         producer_version=__version__,
     )
-    helper.set_model_props(model, {"genkit": fingerprint(header)})
+    helper.set_model_props(model, {"genkit": fingerprint(weights)})
     data: bytes = model.SerializeToString(deterministic=True)
     return data
 
@@ -143,13 +143,13 @@ def _norm(stage: int) -> list[str]:
     return [f"main.{3 * stage + 1}.{part}" for part in _NORM]
 
 
-def _pointer(header: Header, name: str) -> TensorProto:
+def _pointer(weights: TensorFile, name: str) -> TensorProto:
     """A tensor that lies in the weight file."""
     from onnx import StringStringEntryProto, TensorProto
 
-    entry = header.tensors[name]
+    entry = weights.tensors[name]
     begin, end = entry["data_offsets"]
-    place = {"location": WEIGHTS, "offset": header.offset(name), "length": end - begin}
+    place = {"location": WEIGHTS, "offset": weights.offset(name), "length": end - begin}
     return TensorProto(
         name=name,
         dims=entry["shape"],

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, NoReturn
 
 from genkit.errors import GenkitError, InputError
+from genkit.files import unique_keys
 from genkit.text.config import GenerationConfig
 from genkit.text.lines import LONGEST, Line
 from genkit.text.settings import settle
@@ -132,7 +133,7 @@ def _parse(data: bytes, form: Form) -> dict[str, Any]:
     if form == "text":
         return {"prompt": text.removesuffix("\r")}
     try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number)
+        value = json.loads(text, object_pairs_hook=unique_keys, parse_constant=_no_number)
         json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair has no UTF-8
     except UnicodeEncodeError:
         raise InputError("half a surrogate pair is no character") from None
@@ -143,13 +144,6 @@ def _parse(data: bytes, form: Form) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"a JSON {type(value).__name__}", "write an object with a prompt, or a string")
     return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key stands there twice")
-    return found
 
 
 def _no_number(name: str) -> NoReturn:

@@ -9,7 +9,6 @@ one is reported at once, while a grammar still sees their bytes.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from genkit import cache
 from genkit.errors import InputError
-from genkit.files import input_errors, open_regular, read_json
-from genkit.library import CONFIG, WEIGHTS
+from genkit.files import read_json
+from genkit.library import CONFIG, MAX_TOKENIZER, TOKENIZER, weight_files
 from genkit.text.config import GPTConfig
 from genkit.text.ggufvocab import Vocabulary, byte_vocabulary, tokenizer_vocabulary
 
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 
 FORMAT = 1  # of the views; a change makes all anew
 PRECISIONS = {"fp32": "F32", "fp16": "F16", "int8": "Q8_0"}
-MAX_TOKENIZER = 128 << 20  # bytes
-TOKENIZER, INDEX = "tokenizer.json", "model.safetensors.index.json"
 
 # transformers -> GGUF; a name inside a block follows "blk.{i}."
 _NAMES = {
@@ -76,31 +73,8 @@ def write_gguf(folder: Path, path: Path, precision: str) -> None:
     _write(folder, path, precision, tokenizer_vocabulary(*_tokenizer(folder)))
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """`model.safetensors`, or the shards that the index names.
-
-    Raises:
-        InputError: the index names files elsewhere.
-    """
-    if (folder / WEIGHTS).exists() or not (folder / INDEX).exists():
-        return [folder / WEIGHTS]
-    shards = read_json(folder / INDEX).get("weight_map")
-    if not isinstance(shards, dict) or not all(isinstance(s, str) and Path(s).name == s for s in shards.values()):
-        raise InputError(f"{folder / INDEX}: weight_map must name files of the same folder")
-    return [folder / shard for shard in sorted(set(shards.values()))]
-
-
 def _tokenizer(folder: Path) -> tuple[dict[str, Any], GPTConfig]:
-    path = folder / TOKENIZER
-    with input_errors(path), open_regular(path) as file:  # larger than what `read_json` takes for settings
-        data = file.read(MAX_TOKENIZER + 1)
-    try:
-        tokenizer = json.loads(data) if len(data) <= MAX_TOKENIZER else None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON: {error}") from error
-    if not isinstance(tokenizer, dict):
-        raise InputError(f"{path} is no tokenizer")
-    return tokenizer, GPTConfig.from_hf(read_json(folder / CONFIG))
+    return read_json(folder / TOKENIZER, limit=MAX_TOKENIZER), GPTConfig.from_hf(read_json(folder / CONFIG))
 
 
 def _write(folder: Path, path: Path, precision: str, vocabulary: Vocabulary) -> None:
@@ -157,32 +131,37 @@ def _tensors(folder: Path, config: GPTConfig) -> Iterator[tuple[str, np.ndarray]
     """GGUF name and fp32 values of every tensor, checked against the shape that `config` asks for."""
     import numpy as np
 
+    from genkit.tensors import TensorFile
+
     expected = _shapes(config)
     found = {}
-    for path in weight_files(folder):
-        for theirs, array in _read(path):
-            if _BUFFERS.search(theirs):
+    for file in map(TensorFile, weight_files(folder)):
+        for theirs, entry in file.tensors.items():
+            name, shape = _gguf_name(theirs), tuple(entry["shape"])
+            if _BUFFERS.search(theirs) or (name == "output.weight" and config.tie_embeddings):
                 continue
-            name = _gguf_name(theirs)
-            if name == "output.weight" and config.tie_embeddings:
-                continue
-            if name.endswith(".weight") and array.ndim == 2 and name.startswith("blk.") and config.arch == "gpt2":
-                array = array.T  # Conv1D keeps (in, out)
-            if expected.get(name) != array.shape:
+            if _is_conv1d(name, shape, config):
+                shape = shape[::-1]
+            if expected.get(name) != shape:
                 raise InputError(
-                    f"{path}: {theirs} is {list(array.shape)}, not {list(expected.get(name, []))}",
+                    f"{file.path}: {theirs} is {list(shape)}, not {list(expected.get(name, []))}",
                     "config.json and model.safetensors must come from the same model",
                 )
-            found[name] = (theirs, array)
+            found[name] = (file, theirs)
     if missing := [name for name in expected if name not in found]:
         raise InputError(f"{folder}: the weights lack {', '.join(missing[:3])}", "use the files of one model")
-    for name, (theirs, array) in found.items():
-        array = _floats(array)
-        if not np.isfinite(array).all():
-            raise InputError(f"{folder}: {theirs} holds numbers that are not finite", "use another model")
+    for name, (file, theirs) in found.items():
+        array: np.ndarray = file.floats(theirs)
+        if _is_conv1d(name, array.shape, config):
+            array = array.T
         if config.arch == "llama" and name.endswith(("attn_q.weight", "attn_k.weight")):
             array = _interleave(array, config.head_dim)
         yield name, np.ascontiguousarray(array)
+
+
+def _is_conv1d(name: str, shape: tuple[int, ...], config: GPTConfig) -> bool:
+    """GPT-2's layers are stored as (in, out)."""
+    return config.arch == "gpt2" and len(shape) == 2 and name.startswith("blk.")
 
 
 def _shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
@@ -238,29 +217,3 @@ def _encode(name: str, array: np.ndarray, precision: str) -> tuple[np.ndarray, g
     if np.abs(array).max() > np.finfo(np.float16).max:
         return array, gguf.GGMLQuantizationType.F32
     return array.astype(np.float16), gguf.GGMLQuantizationType.F16
-
-
-def _read(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """The tensors of a safetensors file, mapped, not copied; bf16 as raw uint16."""
-    import numpy as np
-
-    from genkit.files import check_safetensors
-
-    dtypes = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
-    header = check_safetensors(path)
-    header.pop("__metadata__", None)
-    size = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    data = np.memmap(path, mode="r", offset=path.stat().st_size - size, shape=(size,))
-    for name, entry in header.items():
-        if entry["dtype"] not in dtypes:
-            raise InputError(f"{path}: {name} is {entry['dtype']}, not floating point")
-        begin, end = entry["data_offsets"]
-        yield name, data[begin:end].view(dtypes[entry["dtype"]]).reshape(entry["shape"])
-
-
-def _floats(array: np.ndarray) -> np.ndarray:
-    import numpy as np
-
-    if array.dtype == np.uint16:  # bf16 is the upper half of fp32
-        return (array.astype(np.uint32) << 16).view(np.float32)
-    return array.astype(np.float32, copy=False)

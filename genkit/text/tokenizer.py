@@ -19,12 +19,12 @@ from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
 from genkit.errors import InputError
 from genkit.files import input_errors, open_regular, read_json, write_bytes, write_json
+from genkit.library import MAX_TOKENIZER, TOKENIZER
 from genkit.text.cutting import SPLIT_PATTERN, cut_point
 
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "<unk>"
 
-MAX_BYTES = 128 << 20  # the largest published tokenizer.json are near 35 MB
 _EOS_NAMES = (END_OF_TEXT, "</s>", "<|end_of_text|>", "<eos>", "<|im_end|>", "<|eot_id|>")
 _LONG_TEXT = 1 << 18  # characters; the regular expressions give up on runs of some millions
 _LONG_WORD = 256
@@ -75,11 +75,11 @@ class Tokenizer:
         """
         path = Path(path)
         if path.is_dir():
-            path = path / "tokenizer.json"
+            path = path / TOKENIZER
         with input_errors(path), open_regular(path) as file:
-            data = file.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise InputError(f"{path} is over {MAX_BYTES >> 20} MiB, which no tokenizer is")
+            data = file.read(MAX_TOKENIZER + 1)
+        if len(data) > MAX_TOKENIZER:
+            raise InputError(f"{path} is over {MAX_TOKENIZER >> 20} MiB, which no tokenizer is")
         config = path.with_name("tokenizer_config.json")
         names = read_json(config) if config.is_file() else {}
         with _rust_errors(f"{path} is not a tokenizer.json of the tokenizers library"):
@@ -95,7 +95,7 @@ class Tokenizer:
         Raises:
             OutputError: the folder cannot be written.
         """
-        write_bytes(Path(folder, "tokenizer.json"), self.to_json().encode())
+        write_bytes(Path(folder, TOKENIZER), self.to_json().encode())
         write_json(Path(folder, "tokenizer_config.json"), self.config())
 
     def to_json(self) -> str:

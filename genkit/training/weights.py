@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import os
 from collections.abc import Mapping
 from typing import IO, Any
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from genkit import files
 from genkit.errors import InputError
+from genkit.tensors import layout
 
 _TORCH = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8,
@@ -28,7 +28,6 @@ _TORCH = {
     "F64": torch.float64, "I64": torch.int64, "U64": torch.uint64,
 }  # fmt: skip
 _NAMES = {dtype: name for name, dtype in _TORCH.items()}
-_RANK = {name: rank for rank, name in enumerate(files.DTYPES)}
 
 
 def save_tensors(
@@ -50,22 +49,8 @@ def save_tensors(
 
 def write_tensors(file: IO[bytes], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
     """Write the safetensors format to an open file and return the SHA-256 of the bytes."""
-    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
-    # widest dtype first, so that every tensor is aligned
-    names = sorted(tensors, key=lambda name: (-_RANK[_NAMES[tensors[name].dtype]], name))
-    at = 0
-    for name in names:
-        end = at + tensors[name].numel() * tensors[name].element_size()
-        header[name] = {
-            "dtype": _NAMES[tensors[name].dtype],
-            "shape": list(tensors[name].shape),
-            "data_offsets": [at, end],
-        }
-        at = end
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
+    head, names = layout({name: (_NAMES[t.dtype], t.shape) for name, t in tensors.items()}, metadata)
     digest = hashlib.sha256()
-    head = len(text).to_bytes(8, "little") + text
     for data in itertools.chain([head], (_bytes(tensors[name]) for name in names)):
         file.write(data)
         digest.update(data)

@@ -22,7 +22,7 @@ from genkit.image.config import SIZES, DCGANConfig
 from genkit.image.models.dcgan import Generator
 from genkit.image.models.store import load_generator
 from genkit.image.noise import seeded_latents
-from genkit.image.weights import Header
+from genkit.tensors import TensorFile
 from genkit.training.weights import load_tensors, save_tensors
 
 BARE = """
@@ -93,21 +93,21 @@ def shape(model: Path) -> DCGANConfig:
 
 def test_the_bundled_graph_is_the_one_that_its_weights_give() -> None:
     folder = Path(__file__).parents[2] / "weights/kittens"
-    header = Header(folder / "model.safetensors")
+    header = TensorFile(folder / "model.safetensors")
     assert graph.stored(folder, header) == graph.graph(shape(folder), header)
 
 
 def test_a_graph_belongs_to_a_header(model: Path) -> None:
-    header = Header(model / "model.safetensors")
+    header = TensorFile(model / "model.safetensors")
     assert graph.stored(model, header) is None
     graph.write(model)
     made = graph.stored(model, header)
     assert made == graph.graph(shape(model), header) == (model / graph.GRAPH).read_bytes()
     tensors = load_tensors(model / "model.safetensors")
     save_tensors(model / "model.safetensors", {name: t + 1 for name, t in tensors.items()})
-    assert graph.stored(model, Header(model / "model.safetensors")) == made  # the same places
+    assert graph.stored(model, TensorFile(model / "model.safetensors")) == made  # the same places
     save_tensors(model / "model.safetensors", tensors, {"made": "later"})
-    assert graph.stored(model, Header(model / "model.safetensors")) is None  # the offsets have moved
+    assert graph.stored(model, TensorFile(model / "model.safetensors")) is None  # the offsets have moved
 
 
 def test_what_a_graph_cannot_point_into(model: Path, tmp_path: Path) -> None:

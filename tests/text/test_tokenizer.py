@@ -274,6 +274,6 @@ def test_missing_and_odd_files_are_refused(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(InputError, match="is not a file"):
         Tokenizer.load(tmp_path / "pipe")
     train_char(["a"]).save(tmp_path)
-    monkeypatch.setattr(module, "MAX_BYTES", 100)
+    monkeypatch.setattr(module, "MAX_TOKENIZER", 100)
     with pytest.raises(InputError, match="which no tokenizer is"):
         Tokenizer.load(tmp_path)

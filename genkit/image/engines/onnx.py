@@ -18,9 +18,9 @@ from genkit.files import read_json
 from genkit.image import graph
 from genkit.image.config import DCGANConfig
 from genkit.image.engines import ImageEvent, ImageRequest
-from genkit.image.weights import Weights
 from genkit.library import CONFIG, WEIGHTS
 from genkit.runtime.device import cpu_count
+from genkit.tensors import TensorFile
 
 _FATAL = 4  # of ONNX Runtime's severities: what matters arrives as an exception
 
@@ -45,11 +45,10 @@ class OnnxImageEngine:
 
     def __init__(self, folder: Path, *, threads: int | None = None) -> None:
         self.config = DCGANConfig.from_dict(read_json(folder / CONFIG))
-        weights = Weights(folder / WEIGHTS)
+        weights = TensorFile(folder / WEIGHTS)
         shapes = graph.shapes(self.config)
         weights.check_fits(shapes)
-        # the tensors come from the one reading of the file, and so belong to the header that was checked
-        self._tensors = {name: weights.array(name) for name, shape in shapes.items() if shape}
+        self._tensors = {name: np.array(weights.floats(name)) for name, shape in shapes.items() if shape}
         self._runtime = import_onnxruntime()
         self._session = self._open(folder, weights)
         self._threads = threads or cpu_count()
@@ -72,7 +71,7 @@ class OnnxImageEngine:
                 yield ImageEvent(index, request.seed, pixels.result(), request.z)
                 index += 1
 
-    def _open(self, folder: Path, weights: Weights) -> Any:
+    def _open(self, folder: Path, weights: TensorFile) -> Any:
         """A session of the graph on disk, or, where that is absent, stale or damaged, of one made now."""
         if stored := graph.stored(folder, weights):
             try:
