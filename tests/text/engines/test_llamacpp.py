@@ -20,7 +20,7 @@ import torch
 from genkit.errors import InputError, UsageError
 from genkit.files import write_json
 from genkit.text.config import GenerationConfig, GPTConfig
-from genkit.text.engines import TokenEvent, TokenRequest
+from genkit.text.engines import TokenEvent, TokenRequest, llamaserver
 from genkit.text.engines.llamacpp import LlamaCppEngine
 from genkit.text.gguf import gguf_view
 from genkit.text.models.gpt import GPT
@@ -182,6 +182,43 @@ def test_samples_alone_are_those_of_a_batch_in_fp32(folder: Path, engine: LlamaC
     batched = LlamaCppEngine(gguf_view(folder, "fp32"), parallel=16, threads=1)
     assert [[e.token for e in row] for row in rows(batched, *requests)] == alone
     batched.close()
+
+
+def test_rows_that_nobody_watches_are_the_same_rows(engine: LlamaCppEngine) -> None:
+    for settings in ({}, {"logprobs": 2}, {"temperature": 0.0, "max_new_tokens": 60}, {"stop": ("zebra",)}):
+        config = GenerationConfig(**{"max_new_tokens": 12, **settings})
+        live, whole = (
+            rows(engine, *(TokenRequest([1, 2], config, seed, live=live) for seed in range(6)))
+            for live in (True, False)
+        )
+        assert whole == live
+        assert {row[-1].done for row in whole} <= {"eos", "length"}
+
+
+def test_small_models_take_a_server_a_core_and_large_ones_every_core(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(llamaserver, "cpu_count", lambda: 4)
+    small, large = tmp_path / "small.gguf", tmp_path / "large.gguf"
+    small.write_bytes(b"")
+    with large.open("wb") as file:
+        file.truncate(1 << 30)
+    assert [llamaserver.layout(small, rows) for rows in (1, 8, 16, 64)] == [(1, 1), (1, 1), (2, 1), (4, 1)]
+    assert [llamaserver.layout(large, rows) for rows in (1, 64)] == [(1, 4), (1, 4)]
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert [llamaserver.layout(small, rows) for rows in (1, 16, 64)] == [(1, 2), (2, 1), (2, 1)]
+    assert llamaserver.layout(large, 64) == (1, 2)
+
+
+def test_several_servers_share_the_rows(folder: Path, engine: LlamaCppEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    requests = [TokenRequest([1 + i % 5], GenerationConfig(max_new_tokens=9), i) for i in range(50)]
+    alone = [[e.token for e in row] for row in rows(engine, *requests)]
+    shared = LlamaCppEngine(gguf_view(folder, "fp32"), parallel=16)
+    assert len(shared._servers) == 2
+    assert [[e.token for e in row] for row in rows(shared, *requests)] == alone
+    shared.close()
 
 
 def test_requests_are_taken_as_places_become_free(folder: Path) -> None:
