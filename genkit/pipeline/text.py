@@ -111,10 +111,22 @@ class TextPipeline(Pipeline):
             raise InputError(
                 f"{self.path}: the tokenizer has {self.tokenizer.vocab_size} tokens, the model {self._shape.vocab_size}"
             )
+        if self.placement.engine == "llamacpp":
+            self._make_view()
         if self.placement.engine == "torch":
             self._engines["torch"] = self._open_torch()
-        else:
-            _ = self._view  # so that damaged weights are refused here
+
+    def _make_view(self) -> None:
+        """So that damaged weights are refused at once; torch takes over what llama.cpp cannot hold."""
+        from genkit.text.ggufvocab import Unsupported
+
+        try:
+            _ = self._view
+        except Unsupported as error:
+            if self._asked_engine != "auto":
+                raise
+            self.placement = self._place("torch")
+            self._note(f"done by torch: {error.message}")
 
     def _check_gguf(self) -> None:
         from genkit.text.engines.trial import try_once

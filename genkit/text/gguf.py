@@ -19,7 +19,7 @@ from genkit.errors import InputError
 from genkit.files import read_json
 from genkit.library import CONFIG, MAX_TOKENIZER, TOKENIZER, weight_files
 from genkit.text.config import GPTConfig
-from genkit.text.ggufvocab import Vocabulary, byte_vocabulary, tokenizer_vocabulary
+from genkit.text.ggufvocab import Unsupported, Vocabulary, byte_vocabulary, tokenizer_vocabulary
 
 if TYPE_CHECKING:
     import gguf
@@ -51,7 +51,7 @@ def gguf_view(folder: Path, precision: str) -> Path:
         precision: a key of `PRECISIONS`.
 
     Raises:
-        InputError: missing or damaged files, or a model or tokenizer that GGUF cannot hold.
+        InputError: missing or damaged files; Unsupported for a model or tokenizer that GGUF cannot hold.
         OutputError: there is no place to write it.
     """
     import hashlib
@@ -67,7 +67,7 @@ def write_gguf(folder: Path, path: Path, precision: str) -> None:
     """Write the model in `folder` as a GGUF that any llama.cpp opens, tokenizer included.
 
     Raises:
-        InputError: as `gguf_view`; also a tokenizer of a kind that llama.cpp does not know.
+        InputError: as `gguf_view`; Unsupported also for a tokenizer that llama.cpp would read differently.
         OSError: `path` cannot be written.
     """
     _write(folder, path, precision, tokenizer_vocabulary(*_tokenizer(folder)))
@@ -82,7 +82,7 @@ def _write(folder: Path, path: Path, precision: str, vocabulary: Vocabulary) -> 
 
     config = GPTConfig.from_hf(read_json(folder / CONFIG))
     if config.eos_id is None:
-        raise InputError(f"{folder}: GGUF holds no model without an end-of-text token", "use --engine torch")
+        raise Unsupported(f"{folder}: GGUF holds no model without an end-of-text token")
     writer = gguf.GGUFWriter(path, config.arch)
     writer.add_file_type(
         {

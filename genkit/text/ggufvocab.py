@@ -23,6 +23,13 @@ _TELLING = re.compile(rb"(?s).*(<.+[>]|\[[A-Z]+\])|\[e~\[")
 _NEVER_UTF8 = frozenset((0x00, 0xC0, 0xC1, *range(0xF5, 0x100)))
 
 
+class Unsupported(InputError):
+    """A sound model that GGUF, or genkit's writer of it, cannot hold; torch runs it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "--engine torch runs it, and an export to hf keeps it")
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """What a GGUF says about tokens, by id."""
@@ -39,7 +46,8 @@ def byte_vocabulary(tokenizer: dict[str, Any], config: GPTConfig) -> Vocabulary:
     Bytes that are in no UTF-8 text stay out as well, so that no grammar lets them pass.
 
     Raises:
-        InputError: the bytes of this tokenizer's tokens are not known.
+        Unsupported: the bytes of this tokenizer's tokens are not known.
+        InputError: its ids do not fit the model.
     """
     pieces = token_pieces(tokenizer, config)
     taken: set[bytes] = set()
@@ -57,7 +65,7 @@ def tokenizer_vocabulary(tokenizer: dict[str, Any], config: GPTConfig) -> Vocabu
     """The tokenizer as llama.cpp builds it: byte-level BPE, or one token a character.
 
     Raises:
-        InputError: another kind of tokenizer, or a split pattern that llama.cpp does not have.
+        Unsupported: another kind of tokenizer, or a split pattern that llama.cpp does not have.
     """
     model, added = _model(tokenizer, config), tokenizer.get("added_tokens") or []
     texts = [b"[PAD%d]" % i for i in range(config.vocab_size)]
@@ -85,7 +93,7 @@ def _model(tokenizer: dict[str, Any], config: GPTConfig) -> dict[str, Any]:
     model = tokenizer.get("model")
     if not isinstance(model, dict) or model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
         kind = model.get("type") if isinstance(model, dict) else None
-        raise InputError(f"the tokenizer is {kind}; GGUF takes BPE from genkit", "use --engine torch")
+        raise Unsupported(f"the tokenizer is {kind or 'of no kind'}, and genkit writes GGUF with BPE alone")
     ids = [*model["vocab"].values(), *(token["id"] for token in tokenizer.get("added_tokens") or [])]
     if not all(type(i) is int and 0 <= i < config.vocab_size for i in ids):
         raise InputError(f"the tokenizer has ids beyond the model's vocabulary of {config.vocab_size:,}")
@@ -99,7 +107,7 @@ def token_pieces(tokenizer: dict[str, Any], config: GPTConfig) -> list[bytes | N
     pieces: list[bytes | None] = [None] * config.vocab_size
     byte_level = any(part.get("type") == "ByteLevel" for part in decoders)
     if not byte_level and {part.get("type") for part in decoders} - {"Fuse", "Replace", "ByteFallback", "Strip"}:
-        raise InputError("the tokenizer's decoder is of a kind that genkit does not know", "use --engine torch")
+        raise Unsupported("the tokenizer's decoder is of a kind that genkit cannot write as GGUF")
     replaced = [(p["pattern"].get("String"), p["content"]) for p in decoders if p.get("type") == "Replace"]
     for token, index in model["vocab"].items():
         if byte_level:
@@ -131,9 +139,7 @@ def _pre(tokenizer: dict[str, Any]) -> str | None:
         pre = _SPLITS.get(parts[0]["pattern"].get("Regex", ""))
         if pre and parts[0].get("behavior") == "Isolated" and not parts[0].get("invert"):
             return pre
-    raise InputError(
-        "the tokenizer splits words in a way that llama.cpp does not know", "export to hf, which keeps any tokenizer"
-    )
+    raise Unsupported("the tokenizer splits words in a way that llama.cpp does not know")
 
 
 def _parts(part: Any, key: str) -> Sequence[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -83,10 +84,12 @@ class TextEngine(Protocol):
 def lacks(engine: str, config: GenerationConfig, bias: Bias = ()) -> tuple[str, ...]:
     """The flags of `config` that `engine` cannot do.
 
-    llama.cpp searches no beams, knows no rule about text and counts the prompt into
-    the two penalties that are about generated tokens; a grammar is its alone.
+    llama.cpp searches no beams, knows no rule about text, counts the prompt into the two
+    penalties that are about generated tokens, and adds a bias before the repetition
+    penalty; a grammar is its alone.
     """
     if engine == "llamacpp":
+        unordered = config.repetition_penalty != 1 and any(math.isfinite(value) for _, value in bias)
         asked = {
             "--num-beams": config.num_beams > 1,
             "--no-repeat-ngram-size": config.no_repeat_ngram_size > 0,
@@ -94,7 +97,7 @@ def lacks(engine: str, config: GenerationConfig, bias: Bias = ()) -> tuple[str, 
             "--min-new-tokens": config.min_new_tokens > 0,
             "--frequency-penalty": config.frequency_penalty != 0,
             "--presence-penalty": config.presence_penalty != 0,
-            "--logit-bias": any(len(tokens) > 1 for tokens, _ in bias),
+            "--logit-bias": any(len(tokens) > 1 for tokens, _ in bias) or unordered,
         }
     else:
         asked = {
