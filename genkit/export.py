@@ -91,7 +91,8 @@ def _onnx(folder: Path, path: Path, precision: str, clobber: bool) -> None:
 
 def _write_file(path: Path, clobber: bool, make: Callable[[Path], None]) -> None:
     with output_errors(path):
-        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+        streamed = path.parts[:2] == ("/", "dev")  # also where the shell has put a file behind /dev/stdout
+        if streamed or (path.exists() and not stat.S_ISREG(path.stat().st_mode)):
             raise OutputError(f"{path} is not a file", "give the name of a new file")
     with atomic_write(path, clobber=clobber) as file:
         make(Path(file.name))
@@ -138,7 +139,12 @@ def _swap(temporary: Path, target: Path) -> None:
     old = target.with_name(temporary_name())
     if target.exists():
         os.rename(target, old)
-    os.rename(temporary, target)
+    try:
+        os.rename(temporary, target)
+    except BaseException:
+        if old.exists():
+            os.rename(old, target)
+        raise
     sync_folder(target.parent)
     if old.exists():
         shutil.rmtree(old)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -180,6 +181,26 @@ def test_a_failed_export_leaves_the_old_one(tiny_text: Path, tmp_path: Path) -> 
             export(broken, tmp_path / name, form)
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
     assert sorted(os.listdir(tmp_path)) == ["broken", "out"]
+
+
+def test_an_export_that_cannot_take_its_place_puts_the_old_one_back(
+    tiny_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(tiny_text, tmp_path / "out", "hf")
+    rename, asked = os.rename, list[object]()
+
+    def second_fails(source: object, target: object) -> None:
+        asked.append(target)
+        if len(asked) == 2:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        rename(source, target)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "rename", second_fails)
+    with pytest.raises(OutputError, match="Input/output error"):
+        export(tiny_text, tmp_path / "out", "hf", "fp16")
+    assert len(asked) == 3
+    assert check_safetensors(tmp_path / "out/model.safetensors")["model.norm.weight"]["dtype"] == "F32"
+    assert os.listdir(tmp_path) == ["out"]
 
 
 @pytest.mark.parametrize("form", FORMATS)

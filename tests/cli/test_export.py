@@ -58,6 +58,12 @@ def test_refusals(genkit: Run, tiny_text: Path, tmp_path: Path, args: list[str],
     assert (tmp_path / "mine").read_text() == "mine"
 
 
+def test_a_file_behind_standard_output_is_refused_too(run_genkit: Run, tiny_text: Path, tmp_path: Path) -> None:
+    with open(tmp_path / "file", "wb") as file:
+        done = run_genkit("export", str(tiny_text), "--to", "gguf", "--out", "/dev/stdout", stdout=file)
+    assert (done.code, done.err) == (4, "error: /dev/stdout is not a file (give the name of a new file)\n")
+
+
 def test_an_unknown_model(genkit: Run) -> None:
     done = genkit("export", "stoory", "--to", "hf", "--out", "x", "--json")
     assert (done.code, done.out) == (3, b"")
