@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from genkit.errors import OutputError
-from genkit.files import input_errors, sha256, sync_folder, temporary_name
+from genkit.files import TEMPORARY, input_errors, sha256, sync_folder, temporary_name
 
 _SETTLED = 2_000_000_000  # ns; a file changed more recently may change again within the clock's resolution
 
@@ -122,9 +122,9 @@ def _make(path: Path, make: Callable[[Path], None]) -> Path:
     return path
 
 
-def _sweep(folder: Path) -> None:
+def _sweep(place: Path) -> None:
     """Remove what killed processes left; an hour is longer than anything takes to be made."""
-    for leftover in folder.glob(".genkit-*.tmp"):
+    for leftover in place.glob(TEMPORARY):
         with suppress(OSError):
             if leftover.stat().st_mtime < time.time() - 3600:
                 leftover.unlink()

@@ -87,15 +87,8 @@ def image(
     terminal: Terminal = ctx.obj
     config, set_by_user = chosen(ctx, ImageSampleConfig)
     _check_request(config, set_by_user, seed, each)
-    walk, drawn_seed = config.interpolate is not None, False
-    if config.interpolate is not None:
-        seeds = parse_seeds(config.interpolate, "--interpolate")
-    elif config.seeds is not None:
-        seeds = parse_seeds(config.seeds)
-    else:
-        drawn_seed = seed is None
-        first = random_seed() if seed is None else seed
-        seeds = [first + i for i in range(config.n)]
+    walk = config.interpolate is not None
+    seeds = _seeds(config, seed)
     form = choose_format(out, form, each=each, walk=walk)
     if out is None:
         out = f"genkit-{seeds[0]}" + ("" if each else f".{form}")
@@ -103,7 +96,7 @@ def image(
 
     with open_model(terminal, model, "image", device=device, precision=precision, engine=engine) as opened:
         pipeline = cast("ImagePipeline", opened)
-        if drawn_seed:
+        if not walk and config.seeds is None and seed is None:
             terminal.note(f"seed {seeds[0]}")
         note = _note(model, pipeline.path) | ({"truncation": str(config.truncation)} if config.truncation else {})
         if walk:
@@ -132,6 +125,16 @@ def image(
         from genkit.cli import ui
 
         ui.preview(kept.sheet(), terminal)
+
+
+def _seeds(config: ImageSampleConfig, seed: int | None) -> list[int]:
+    """Those named, or a run of them from `seed`, or from a random one."""
+    if config.interpolate is not None:
+        return parse_seeds(config.interpolate, "--interpolate")
+    if config.seeds is not None:
+        return parse_seeds(config.seeds)
+    first = random_seed() if seed is None else seed
+    return list(range(first, first + config.n))
 
 
 def _check_request(config: ImageSampleConfig, set_by_user: frozenset[str], seed: int | None, each: bool) -> None:

@@ -34,7 +34,7 @@ def open_model(
 
     from genkit.pipeline import load
 
-    pipeline = load(name, device=device, precision=precision, engine=engine, note=terminal.detail)
+    pipeline = load(path, device=device, precision=precision, engine=engine, note=terminal.detail)
     placed = pipeline.placement
     terminal.detail(f"{path} on {placed.device} in {placed.precision} by {placed.engine} ({placed.why})")
     return pipeline

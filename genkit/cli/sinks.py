@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
 
 class Sink(Protocol):
-    """Attributes:
-    path: of the results; None for standard output.
-    part: where they are kept until all are there; None where they are not.
-    seed: what an unfinished job began with.
+    """Takes results.
+
+    Attributes:
+        path: of the results; None for standard output.
+        part: where they are kept until all are there; None where they are not.
+        seed: what an unfinished job began with.
     """
 
     path: str | None

@@ -193,6 +193,14 @@ def test_constraints_are_a_file_or_the_thing_itself(genkit: Run, tmp_path: Path)
         assert json.loads(done.out) in ([1, 1], [1, 2], [2, 1], [2, 2])
 
 
+def test_a_hub_model_is_looked_up_once(genkit: Run, tiny_text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(library, "_from_hub", lambda name: asked.append(name) or tiny_text)
+    done = genkit("text", "-m", "hf:org/tiny", "The", "--max-new-tokens", "2", "--verbose", "--format", "json")
+    assert (done.code, asked) == (0, ["hf:org/tiny"])
+    assert json.loads(done.out)["model"] == "hf:org/tiny"
+
+
 def test_a_gguf_file_is_a_model(genkit: Run, tmp_path: Path) -> None:
     from genkit.text.gguf import write_gguf
 
