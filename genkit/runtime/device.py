@@ -235,6 +235,13 @@ def cpu_count() -> int:
         return cores
 
 
+def idle_cpus() -> int:
+    """Those of `cpu_count` that have nothing to run at this moment, this process's own included; at least 1."""
+    running = re.match(r"(?:\S+ ){3}(\d+)/", _read(Path("/proc/loadavg")))
+    busy = int(running[1]) - 1 if running else round(os.getloadavg()[0]) if hasattr(os, "getloadavg") else 0
+    return max(1, cpu_count() - max(0, busy))
+
+
 def _cpu_bf16() -> bool:
     """Whether the CPU has bf16 matrix instructions (Linux)."""
     flags = re.search(r"^flags\s*:(.*)$", _read(Path("/proc/cpuinfo")), re.MULTILINE)

@@ -361,3 +361,13 @@ def test_a_cpu_with_bf16_instructions_trains_in_bf16(
 def test_bf16_instructions_are_read_from_cpuinfo(monkeypatch: pytest.MonkeyPatch, flags: str, found: bool) -> None:
     monkeypatch.setattr(device, "_read", lambda path: f"processor : 0\nflags\t\t: {flags}\nbugs\t\t: none\n")
     assert device._cpu_bf16() is found
+
+
+@pytest.mark.parametrize(("running", "idle"), [("1/80", 4), ("2/80", 3), ("4/80", 1), ("9/80", 1)])
+def test_idle_cpus_are_those_without_work(monkeypatch: pytest.MonkeyPatch, running: str, idle: int) -> None:
+    monkeypatch.setattr(device, "cpu_count", lambda: 4)
+    monkeypatch.setattr(device, "_read", lambda path: f"0.50 0.40 0.30 {running} 4711")
+    assert device.idle_cpus() == idle
+    monkeypatch.setattr(device, "_read", lambda path: "")  # no such file
+    monkeypatch.setattr(device.os, "getloadavg", lambda: (1.2, 9.0, 9.0))
+    assert device.idle_cpus() == 3

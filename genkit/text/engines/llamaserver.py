@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from genkit.errors import GenkitError, InputError, ResourceError, UsageError
-from genkit.runtime.device import cpu_count
+from genkit.runtime.device import cpu_count, idle_cpus
 from genkit.text.config import GenerationConfig
 from genkit.text.engines import TokenRequest
 
@@ -33,16 +33,16 @@ def layout(gguf: Path, parallel: int) -> tuple[int, int]:
     """How many servers to run, and the threads of each.
 
     llama.cpp's threads wait for one another in busy loops, a hundred times a token:
-    beside another busy process, two take twenty times as long as one. Small models
-    therefore run on one thread, and many rows on one server a core. OMP_NUM_THREADS
-    stands for the number of cores, and for a wish to use them all.
+    beside another busy process, two take twenty times as long as one. A small model
+    therefore runs on the cores that are idle at its start, and many rows on one server
+    a core. OMP_NUM_THREADS stands for the number of cores, and for a wish to use them.
     """
     asked = os.environ.get("OMP_NUM_THREADS", "")
     cores = int(asked) if asked.isdecimal() and int(asked) > 0 else cpu_count()
     if not is_small(gguf):
         return 1, cores
     servers = max(1, min(cores, parallel // _ROWS))
-    return servers, max(1, cores // servers) if asked else 1
+    return servers, max(1, cores // servers) if asked else idle_cpus() if servers == 1 else 1
 
 
 def start_server(gguf: Path, *, parallel: int, threads: int, context: int, exact: bool) -> Any:

@@ -195,20 +195,28 @@ def test_rows_that_nobody_watches_are_the_same_rows(engine: LlamaCppEngine) -> N
         assert {row[-1].done for row in whole} <= {"eos", "length"}
 
 
-def test_small_models_take_a_server_a_core_and_large_ones_every_core(
+def test_small_models_take_idle_cores_or_a_server_a_core_and_large_ones_every_core(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(llamaserver, "cpu_count", lambda: 4)
+    monkeypatch.setattr(llamaserver, "idle_cpus", lambda: 3)
     small, large = tmp_path / "small.gguf", tmp_path / "large.gguf"
     small.write_bytes(b"")
     with large.open("wb") as file:
         file.truncate(1 << 30)
-    assert [llamaserver.layout(small, rows) for rows in (1, 8, 16, 64)] == [(1, 1), (1, 1), (2, 1), (4, 1)]
+    assert [llamaserver.layout(small, rows) for rows in (1, 8, 16, 64)] == [(1, 3), (1, 3), (2, 1), (4, 1)]
     assert [llamaserver.layout(large, rows) for rows in (1, 64)] == [(1, 4), (1, 4)]
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     assert [llamaserver.layout(small, rows) for rows in (1, 16, 64)] == [(1, 2), (2, 1), (2, 1)]
     assert llamaserver.layout(large, 64) == (1, 2)
+
+
+def test_threads_change_nothing(folder: Path, engine: LlamaCppEngine) -> None:
+    several = LlamaCppEngine(gguf_view(folder, "fp32"), threads=3)
+    requests = [TokenRequest([1, 2, 3], GenerationConfig(max_new_tokens=8, logprobs=3), i) for i in range(4)]
+    assert rows(several, *requests) == rows(engine, *requests)
+    several.close()
 
 
 def test_several_servers_share_the_rows(folder: Path, engine: LlamaCppEngine, monkeypatch: pytest.MonkeyPatch) -> None:
