@@ -288,6 +288,19 @@ def _other_format(head: bytes) -> str | None:
     return None
 
 
+def decode_utf8(data: bytes, name: str = "") -> str:
+    """Text from bytes; `name` says in the error whose they are.
+
+    Raises:
+        InputError: not UTF-8; names the first wrong byte.
+    """
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        wrong = f"not UTF-8 (byte {error.start} is 0x{data[error.start]:02x})"
+        raise InputError(f"{name} is {wrong}" if name else wrong, "convert it with iconv") from None
+
+
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An `object_pairs_hook` for `json` that refuses a key that stands there twice, with ValueError."""
     result = dict(pairs)

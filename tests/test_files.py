@@ -262,6 +262,13 @@ def test_reading_a_missing_file_a_folder_or_a_pipe_is_refused_at_once(tmp_path: 
             read(tmp_path / name)
 
 
+def test_bytes_that_are_not_utf8_are_named() -> None:
+    assert files.decode_utf8("ä".encode()) == "ä"
+    with pytest.raises(InputError) as caught:
+        files.decode_utf8(b"ab\xff", "x.txt")
+    assert str(caught.value) == "x.txt is not UTF-8 (byte 2 is 0xff) (convert it with iconv)"
+
+
 def test_sha256_of_the_standard_example(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
     assert files.sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

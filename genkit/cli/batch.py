@@ -30,38 +30,35 @@ _FORMS = ("auto", "text", "jsonl")
 
 def batch_options(function: Any) -> Any:
     """`--input` and what goes with it."""
-    for flag, settings in (
-        (
+    for add in (
+        option(
             "--parallel",
-            {
-                "type": Value(int, Option(help="", min=1, max=1024), "--parallel"),
-                "default": 16,
-                "metavar": "INT",
-                "show_default": True,
-                "help": "Continuations at a time. 1 is exact: the text that each prompt has alone.",
-            },
+            section="Batch",
+            type=Value(int, Option(help="", min=1, max=1024), "--parallel"),
+            default=16,
+            metavar="INT",
+            show_default=True,
+            help="Continuations at a time. 1 is exact: the text that each prompt has alone.",
         ),
-        (
+        option(
             "--shard",
-            {
-                "metavar": "I/N|env",
-                "help": "Do every N-th line, from line I on, into FILE-0000I-of-0000N; "
-                "env asks torchrun, Slurm or Grid Engine.",
-            },
+            section="Batch",
+            metavar="I/N|env",
+            help="Do every N-th line, from line I on, into FILE-0000I-of-0000N; "
+            "env asks torchrun, Slurm or Grid Engine.",
         ),
-        (
+        option(
             "--input-format",
-            {
-                "type": click.Choice(_FORMS),
-                "default": "auto",
-                "metavar": "|".join(_FORMS),
-                "show_default": True,
-                "help": "auto goes by the suffix, for a pipe by the first line.",
-            },
+            section="Batch",
+            type=click.Choice(_FORMS),
+            default="auto",
+            metavar="|".join(_FORMS),
+            show_default=True,
+            help="auto goes by the suffix, for a pipe by the first line.",
         ),
-        ("--input", {"metavar": "FILE|-", "help": "Continue each line of a .txt or .jsonl file."}),
+        option("--input", section="Batch", metavar="FILE|-", help="Continue each line of a .txt or .jsonl file."),
     ):
-        function = option(flag, section="Batch", **settings)(function)
+        function = add(function)
     return function
 
 
@@ -176,6 +173,7 @@ def _form(asked: str, source: str, lines: Lines) -> Form:
 
 
 def _stopped(error: BaseException, sink: Sink, lines: int) -> GenkitError:
+    """What an interrupt or a termination says: how much is kept, and how to go on."""
     kind = Terminated if isinstance(error, Terminated) else Interrupted
     word = "terminated" if kind is Terminated else "interrupted"
     if sink.part is None:

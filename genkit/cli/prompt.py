@@ -9,6 +9,7 @@ import click
 
 from genkit.cli.terminal import is_terminal
 from genkit.errors import InputError, UsageError
+from genkit.files import decode_utf8
 
 LONGEST = 16 << 20  # bytes; more than any context holds
 
@@ -35,36 +36,42 @@ def prompt_text(ctx: click.Context, words: Sequence[str]) -> str:
     return "\n".join(_read_stdin() if word == "-" else _argument(word) for word in words)
 
 
-def given_text(name: str, value: str, what: str) -> str:
+def given_text(flag: str, value: str) -> str:
     """What `--json-schema` or `--grammar` gives: the thing itself, or the text of a file.
 
     Raises:
         InputError: neither.
     """
-    inline = (
-        value.lstrip().startswith("{") if name == "json_schema" else "::=" in value or value.startswith("%llguidance")
-    )
-    if inline:
+    what, remedy, begins = _KINDS[flag]
+    if begins(value):
         return value
-    flag = "--" + name.replace("_", "-")
     try:
         with open(value, "rb") as file:
             data = file.read(LONGEST + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(
-            f"{flag} {value}: neither {what} nor a file that can be read: {reason}", _FORMS[name]
-        ) from None
+        raise InputError(f"{flag} {value}: neither {what} nor a file that can be read: {reason}", remedy) from None
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = ""
     if not text.strip() or len(data) > LONGEST:
-        raise InputError(f"{flag} {value}: not {what}", _FORMS[name])
+        raise InputError(f"{flag} {value}: not {what}", remedy)
     return text
 
 
-_FORMS = {"json_schema": "a schema begins with {", "grammar": "a grammar holds root ::= ..."}
+def _is_schema(value: str) -> bool:
+    return value.lstrip().startswith("{")
+
+
+def _is_grammar(value: str) -> bool:
+    return "::=" in value or value.startswith("%llguidance")  # which the engine refuses with its reason
+
+
+_KINDS = {
+    "--json-schema": ("a schema", "a schema begins with {", _is_schema),
+    "--grammar": ("a grammar", "a grammar holds root ::= ...", _is_grammar),
+}
 
 
 def _argument(word: str) -> str:
@@ -82,13 +89,7 @@ def _read_stdin() -> str:
     data = sys.stdin.buffer.read(LONGEST + 1)
     if len(data) > LONGEST:
         raise InputError(f"the prompt on standard input is longer than {LONGEST >> 20} MiB", "give its end only")
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"standard input is not UTF-8 (byte {error.start} is 0x{data[error.start]:02x})", "convert it with iconv"
-        ) from None
-    text = text.removesuffix("\n").removesuffix("\r")
+    text = decode_utf8(data, "standard input").removesuffix("\n").removesuffix("\r")
     if not text:
         raise InputError("standard input holds no prompt", "give one; an argument of '' starts from nothing")
     return text

@@ -98,9 +98,9 @@ def text(
     terminal: Terminal = ctx.obj
     config, set_by_user = chosen(ctx, GenerationConfig)
     own = {name: getattr(config, name) for name in set_by_user}
-    for name, what in (("json_schema", "a schema"), ("grammar", "a grammar")):
+    for name, flag in (("json_schema", "--json-schema"), ("grammar", "--grammar")):
         if own.get(name) is not None:
-            own[name] = given_text(name, own[name], what)
+            own[name] = given_text(flag, own[name])
     output = None if output == "-" else output
     placement = {"device": device, "precision": precision, "engine": engine}
     if input is not None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, NoReturn
 
 from genkit.errors import GenkitError, InputError
-from genkit.files import unique_keys
+from genkit.files import decode_utf8, unique_keys
 from genkit.text.config import GenerationConfig
 from genkit.text.lines import LONGEST, Line
 from genkit.text.settings import settle
@@ -124,12 +124,7 @@ class LineReader:
 
 
 def _parse(data: bytes, form: Form) -> dict[str, Any]:
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"not UTF-8 (byte {error.start} is 0x{data[error.start]:02x})", "convert it with iconv"
-        ) from None
+    text = decode_utf8(data)
     if form == "text":
         return {"prompt": text.removesuffix("\r")}
     try:
