@@ -42,7 +42,7 @@ def _try(path: Path, mark: Path) -> None:
     # a module is looked for where this process found its own
     env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "GGML_NO_BACKTRACE": "1"}
     try:
-        done = subprocess.run(
+        done = subprocess.run(  # noqa: S603 - our own interpreter, fixed arguments
             [sys.executable, "-m", __name__, os.path.abspath(path)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
