@@ -6,10 +6,11 @@ import ctypes
 import json
 import os
 import re
+import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from genkit.text.engines import TokenRequest
 _SMALL = 64 << 20  # bytes of weights
 _ROWS = 8  # that one server gains from having at once
 _SEEDS = (1 << 32) - 1  # llama.cpp draws a seed of its own for the last number of 32 bits
+_SOCKET_PATH = 103  # bytes that every system takes
 _SAMPLERS = ["penalties", "temperature", "top_k", "top_p", "min_p", "typ_p"]
 
 
@@ -83,10 +85,32 @@ def stop_server(server: Any) -> None:
 
 @contextmanager
 def _private_socket(params: Any) -> Iterator[None]:
-    """Let the HTTP server that llama.cpp insists on listen where nobody can reach it."""
-    with tempfile.TemporaryDirectory(prefix="genkit-") as folder:
+    """Let the HTTP server that llama.cpp insists on listen where nobody can reach it.
+
+    That is a socket in a private folder, removed once it is bound; without such a folder
+    a port of this machine, behind a password that nobody is told.
+    """
+    folder = _private_folder()
+    if folder is None:
+        params.hostnames, params.port, params.api_keys = ["127.0.0.1"], 0, [os.urandom(32).hex()]
+        yield
+        return
+    try:
         params.hostnames = [os.path.join(folder, "llama.sock")]
         yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _private_folder() -> str | None:
+    """A new folder whose path is short enough for a socket's."""
+    for parent in (None, "/tmp", os.environ.get("XDG_RUNTIME_DIR")):  # noqa: S108 - mkdtemp makes it ours alone
+        with suppress(OSError):
+            folder = tempfile.mkdtemp(prefix="genkit-", dir=parent)
+            if len(os.fsencode(folder)) < _SOCKET_PATH - len("/llama.sock"):
+                return folder
+            os.rmdir(folder)
+    return None
 
 
 @contextmanager
@@ -174,10 +198,12 @@ def grammar_problem(server: Any, rule: str) -> str | None:
         return False
 
     body = {"prompt": [0], "n_predict": 1, "stream": False, "cache_prompt": False, "grammar": rule}
-    with tempfile.TemporaryFile() as said, _stderr_to(said.fileno()):
-        server.handle_completions(json.dumps(body).encode(), take)
-        said.seek(0)
-        reason = said.read().decode("utf-8", "replace")
+    said, pen = os.pipe()
+    os.set_blocking(pen, False)  # what does not fit is not waited for
+    with open(said, "rb") as reader:
+        with open(pen, "wb"), _stderr_to(pen):
+            server.handle_completions(json.dumps(body).encode(), take)
+        reason = reader.read().decode("utf-8", "replace")
     if "error" not in json.loads(answers[0]):
         return None
     found = re.search(r"error parsing grammar: (.*)", reason)
