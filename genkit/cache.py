@@ -1,7 +1,8 @@
 """Files that can be made again, kept in the user's cache folder. Stdlib only.
 
 Nothing here fails because the cache cannot be used: a home that is read-only, full
-or no folder at all costs time, not the result.
+or no folder at all costs time, not the result. What nobody has used for a month makes
+room when something new is made.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from pathlib import Path
 from genkit.errors import OutputError
 from genkit.files import TEMPORARY, input_errors, sha256, sync_folder, temporary_name
 
+_ABANDONED = 3600  # seconds; longer than anything takes to be made
+_UNUSED = 30 * 86400  # seconds
 _SETTLED = 2_000_000_000  # ns; a file changed more recently may change again within the clock's resolution
 
 
@@ -95,6 +98,8 @@ def made_once(name: str, make: Callable[[Path], None]) -> Path:
     path = folder() / name
     with suppress(OSError):
         if path.is_file():
+            with suppress(OSError):
+                os.utime(path)  # it is in use; see `_sweep`
             return path
     try:
         return _make(path, make)
@@ -123,11 +128,11 @@ def _make(path: Path, make: Callable[[Path], None]) -> Path:
 
 
 def _sweep(place: Path) -> None:
-    """Remove what killed processes left; an hour is longer than anything takes to be made."""
-    for leftover in place.glob(TEMPORARY):
+    """Remove what killed processes left, and what nobody has used for long."""
+    for path in place.iterdir():
         with suppress(OSError):
-            if leftover.stat().st_mtime < time.time() - 3600:
-                leftover.unlink()
+            if path.stat().st_mtime < time.time() - (_ABANDONED if path.match(TEMPORARY) else _UNUSED):
+                path.unlink()
 
 
 def _make_for_now(name: str, make: Callable[[Path], None]) -> Path:

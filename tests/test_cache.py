@@ -75,6 +75,19 @@ def test_a_kill_while_it_is_made_leaves_nothing_half(tmp_path: Path, own: Path) 
     assert not leftover.exists()
 
 
+def test_what_nobody_uses_for_a_month_goes_when_something_is_made(own: Path) -> None:
+    def make(path: Path) -> None:
+        path.write_bytes(b"z")
+
+    old, used = cache.made_once("things/old", make), cache.made_once("things/used", make)
+    for path in (old, used):
+        os.utime(path, (1, 1))
+    assert cache.made_once("things/used", make) == used
+    cache.made_once("things/new", make)
+    assert sorted(path.name for path in old.parent.iterdir() if path.suffix != ".lock") == ["new", "used"]
+    assert cache.made_once("things/old", make).is_file()
+
+
 @pytest.mark.parametrize("obstacle", ["file", "full"])
 def test_without_a_cache_a_temporary_file_serves(obstacle: str, own: Path) -> None:
     """A home that is a file stops root too, which may write anywhere."""
@@ -113,6 +126,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
 def test_hashes_are_remembered_but_never_wrong(tmp_path: Path, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "f"
     file.write_bytes(b"one")
+    os.utime(file, (1, 1))  # so that the next writing has another time, however soon it comes
     one = hashlib.sha256(b"one").hexdigest()
     assert cache.content_hash(file) == one
     assert not (own / "hashes").exists()  # just written: another change might leave the same times

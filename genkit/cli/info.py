@@ -100,8 +100,7 @@ def _picture(path: Path) -> dict[str, Any]:
     from genkit.image.canvas import read_note
 
     with input_errors(path), open_regular(path) as file:
-        data = file.read()
-    note = read_note(data)
+        note = read_note(file)
     if not note:
         raise InputError(f"{path} does not say how it was drawn", "genkit writes that into every picture it draws")
     return {"picture": str(path), **note}

@@ -6,7 +6,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,20 +126,26 @@ def encode_npz(
     return file.getvalue()
 
 
-def read_note(data: bytes) -> dict[str, str]:
+def read_note(file: IO[bytes]) -> dict[str, str]:
     """The note that genkit left in a png, webp, jpg, gif, npz or mp4; empty when there is none.
+
+    Args:
+        file: one that can seek; only what holds the note is read.
 
     Raises:
         InputError: not such a file, or one too large for Pillow to open.
         UsageError: an mp4, and no package `av` to open it with.
     """
     note: str | dict[str, str]
-    if data.startswith(b"PK\x03\x04"):
-        note = _npz_note(data)
-    elif data[4:8] == b"ftyp":
-        note = _mp4_note(data)
+    file.seek(0)
+    head = file.read(8)
+    file.seek(0)
+    if head.startswith(b"PK\x03\x04"):
+        note = _npz_note(file)
+    elif head[4:] == b"ftyp":
+        note = _mp4_note(file)
     else:
-        note = _picture_note(data)
+        note = _picture_note(file)
     if isinstance(note, dict):
         return note
     try:
@@ -149,9 +155,9 @@ def read_note(data: bytes) -> dict[str, str]:
     return {str(k): str(v) for k, v in held.items()} if isinstance(held, dict) else {}
 
 
-def _picture_note(data: bytes) -> str | dict[str, str]:
+def _picture_note(file: IO[bytes]) -> str | dict[str, str]:
     try:
-        with Image.open(io.BytesIO(data), formats=("PNG", "WEBP", "JPEG", "GIF")) as image:
+        with Image.open(file, formats=("PNG", "WEBP", "JPEG", "GIF")) as image:
             if image.format == "PNG":
                 return {str(k): v for k, v in image.info.items() if isinstance(v, str)}
             if image.format == "GIF":
@@ -164,23 +170,23 @@ def _picture_note(data: bytes) -> str | dict[str, str]:
         raise InputError(f"not a png, webp, jpg or gif: {error}") from error
 
 
-def _npz_note(data: bytes) -> str:
+def _npz_note(file: IO[bytes]) -> str:
     import zipfile
     import zlib
 
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as held:
+        with np.load(file, allow_pickle=False) as held:
             return str(held["note"]) if "note" in held else ""
     except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"not an npz: {error}") from error
 
 
-def _mp4_note(data: bytes) -> str:
+def _mp4_note(file: IO[bytes]) -> str:
     from genkit.image.film import video_library
 
     av = video_library()
     try:
-        with av.open(io.BytesIO(data), format="mp4") as container:
+        with av.open(file, format="mp4") as container:
             return str(container.metadata.get("comment", ""))
     except av.error.FFmpegError as error:
         raise InputError(f"not an mp4: {error.strerror}") from error

@@ -9,6 +9,7 @@ from genkit.config import Config, option, parse_count, parse_duration
 from genkit.errors import InputError, UsageError
 
 SIZES = (32, 64, 128, 256)
+MIN_TRUNCATION = 0.01  # below it most values would be drawn hundreds of times
 D_NORMS = ("batch", "spectral", "none")
 
 
@@ -81,7 +82,12 @@ class ImageSampleConfig(Config):
         None, "Draw exactly these, e.g. 0-15,40; instead of --n and --seed.", metavar="LIST", section=_SAMPLING
     )
     truncation: float | None = option(
-        None, "Draw latent values beyond +-T again: likelier images, less variety.", min=0.01, max=10, metavar="T", section=_SAMPLING
+        None,
+        "Draw latent values beyond +-T again: likelier images, less variety.",
+        min=MIN_TRUNCATION,
+        max=10,
+        metavar="T",
+        section=_SAMPLING,
     )
     interpolate: str | None = option(
         None, "Walk through the images of these seeds, e.g. 0,5,9: an animation.", metavar="LIST", section=_WALK
@@ -216,7 +222,9 @@ class GANTrainConfig(Config):
     sample_interval: int | None = option(
         None, "Steps between sample grids; default: about 20 times a run.", min=1, section=_RUN
     )
-    save_interval: int | None = option(None, "Steps between checkpoints; default: as often, and every 5 minutes.", min=1, section=_RUN)
+    save_interval: int | None = option(
+        None, "Steps between checkpoints; default: as often, and every 5 minutes.", min=1, section=_RUN
+    )
     seed: int = option(0, "Seed of weights, data order and latents.", min=0, max=(1 << 63) - 1, section=_RUN)
     compile: bool = option(False, "Compile the networks with torch.compile.", section=_RUN)
     tensorboard: bool = option(False, "Also write TensorBoard events.", section=_RUN)

@@ -12,6 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from genkit.errors import UsageError
+from genkit.image.config import MIN_TRUNCATION
+
 # Streams of one seed; a picture and a training batch never share one.
 PICTURE, ORDER, FLIP, LATENT, STATISTICS = range(5)
 
@@ -29,7 +32,12 @@ def latents(seed: int, nz: int, truncation: float | None = None) -> NDArray[np.f
     Args:
         truncation: values beyond +-truncation are drawn again, further along the same
             stream, until none is (Brock et al., arXiv 1809.11096); the others stay.
+
+    Raises:
+        UsageError: a truncation so small that hardly a value would pass.
     """
+    if truncation is not None and not truncation >= MIN_TRUNCATION:
+        raise UsageError(f"truncation {truncation} is below {MIN_TRUNCATION}", "1 is a common one")
     stream = philox(seed, PICTURE)
     z = stream.standard_normal(nz, dtype=np.float32)
     if truncation is not None:

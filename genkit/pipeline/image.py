@@ -54,6 +54,7 @@ class ImagePipeline(Pipeline):
             events with `pixels`, uint8 (H, W, C).
 
         Raises:
+            UsageError: a truncation out of range.
             ResourceError: the memory does not suffice.
         """
         from genkit.image.engines import ImageRequest

@@ -99,8 +99,8 @@ def test_whether_it_plays_for_ever(loop: bool) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_notes_come_back(form: str) -> None:
-    assert read_note(film(form, frames(3))) == NOTE
-    assert read_note(film(form, frames(3), note=False)) == {}
+    assert read_note(io.BytesIO(film(form, frames(3)))) == NOTE
+    assert read_note(io.BytesIO(film(form, frames(3), note=False))) == {}
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from genkit.errors import UsageError
 from genkit.image.noise import FLIP, LATENT, ORDER, PICTURE, batch_latents, latents, philox, seeded_latents
 
 EXPECTED_0 = [0.059911035001277924, 0.015559634193778038, -1.1644384860992432, -0.13264712691307068]
@@ -52,6 +53,12 @@ def test_steps_and_streams_are_apart(stream: int) -> None:
 def test_batch_latents_are_a_function_of_the_step() -> None:
     np.testing.assert_array_equal(batch_latents(3, 17, 8, 10), batch_latents(3, 17, 8, 10))
     assert not np.array_equal(batch_latents(3, 17, 8, 10), batch_latents(3, 18, 8, 10))
+
+
+@pytest.mark.parametrize("truncation", [0, -1, 1e-9, float("nan")])
+def test_a_truncation_that_nothing_passes_is_refused(truncation: float) -> None:
+    with pytest.raises(UsageError, match=r"is below 0\.01"):
+        latents(3, 5, truncation)
 
 
 @pytest.mark.parametrize("truncation", [0.05, 0.5, 1.0, 2.0])
