@@ -126,7 +126,7 @@ def text(
             seed = random_seed()
             terminal.note(f"seed {seed}")
         with _sink(output, clobber=not no_clobber, live=live) as put:
-            tokens = timed(terminal, pipeline.stream(start, config, seed=seed, parallel=parallel), "tokens")
+            tokens = timed(terminal, pipeline.stream(start, config, seed=seed, parallel=parallel, live=live), "tokens")
             events = in_order(tokens, config.n)
             if form == "text":
                 pieces = as_text(events, start if echo else "")

@@ -164,17 +164,24 @@ class TextPipeline(Pipeline):
         """The continuations of `prompt`, whole; arguments and errors as `stream`."""
         config = config or GenerationConfig(**self.defaults())
         texts = [""] * config.n
-        for event in self.stream(prompt, config, seed=seed):
+        for event in self.stream(prompt, config, seed=seed, live=False):
             texts[event.index] += event.text
         return texts
 
     def stream(
-        self, prompt: str, config: GenerationConfig | None = None, *, seed: int = 0, parallel: int = PARALLEL
+        self,
+        prompt: str,
+        config: GenerationConfig | None = None,
+        *,
+        seed: int = 0,
+        parallel: int = PARALLEL,
+        live: bool = True,
     ) -> Iterator[TextEvent]:
         """Continue `prompt` `config.n` times, the i-th from seed + i; the pieces come interleaved.
 
         Args:
             parallel: continuations at a time; see `run`.
+            live: see `TextJob`.
 
         Raises:
             UsageError: settings that no engine, or not the chosen one, can do.
@@ -182,7 +189,7 @@ class TextPipeline(Pipeline):
             ResourceError: the memory does not suffice.
         """
         config = config or GenerationConfig(**self.defaults())
-        for event in self.run([TextJob(prompt, config, seed)], parallel=min(config.n, parallel)):
+        for event in self.run([TextJob(prompt, config, seed, live)], parallel=min(config.n, parallel)):
             if event.error:
                 raise event.error
             yield event
