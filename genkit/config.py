@@ -8,14 +8,12 @@ choices and the help text are written there and nowhere else. The command line,
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import math
 import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from decimal import Decimal
 from typing import Any, Self
 
 from genkit.errors import UsageError
@@ -172,6 +170,8 @@ def range_text(described: Option) -> str:
 def suggest(word: str, known: typing.Iterable[str]) -> str | None:
     """`did you mean 'x'?`, or the list of what there is when nothing is near."""
     known = list(known)
+    import difflib  # only for mistakes
+
     near = difflib.get_close_matches(word, known, n=1)
     if near:
         return f"did you mean {near[0]!r}?"
@@ -204,6 +204,8 @@ def parse_count(text: str) -> int:
     Raises:
         ValueError: not a count.
     """
+    from decimal import Decimal  # a millisecond that sampling does not need
+
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmgb]?)", text.strip().lower())
     count = Decimal(match[1]) * _COUNT[match[2]] if match else Decimal("0.5")
     if count % 1:

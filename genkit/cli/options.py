@@ -6,7 +6,6 @@ A value comes from the flag, else from `GENKIT_<COMMAND>_<OPTION>`, else from th
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, fields
@@ -258,6 +257,8 @@ def read_config(ctx: click.Context, param: click.Parameter, path: str | None) ->
     """
     if path is None:
         return
+    import difflib
+
     from genkit.cli import COMMANDS
 
     tables = _load_toml(path)

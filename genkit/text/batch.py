@@ -6,12 +6,12 @@ A line is a prompt, or a JSON object with a `prompt`, an `id`, a `seed` and any 
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, NoReturn
 
+from genkit.config import suggest
 from genkit.errors import GenkitError, InputError
 from genkit.files import decode_utf8, unique_keys
 from genkit.text.config import GenerationConfig
@@ -105,8 +105,8 @@ class LineReader:
         fields = GenerationConfig.__dataclass_fields__
         if strange := asked.keys() - {"prompt", "seed"} - fields.keys():
             name = min(strange)
-            near = difflib.get_close_matches(name, ["prompt", "id", "seed", *fields], n=1)
-            hint = f"did you mean {near[0]}?" if near else "a line has prompt, id, seed and settings such as top_k"
+            hint = suggest(name, ["prompt", "id", "seed", *fields])
+            hint = hint or "a line has prompt, id, seed and settings such as top_k"
             raise InputError(f"unknown field {_short(name)}", hint)
         prompt, seed = asked.pop("prompt", None), asked.pop("seed", line_seed(self.seed, number))
         if type(prompt) is not str:
