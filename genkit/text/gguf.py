@@ -2,7 +2,7 @@
 
 `write_gguf` is the export, with the tokenizer as llama.cpp builds it. `gguf_view` is
 what genkit's own engine reads, made once: the same tensors under a vocabulary of
-plain bytes. genkit tokenizes itself, and llama.cpp holds a token back as long as its
+bytes (see `bytegrammar`). genkit tokenizes itself, and llama.cpp holds a token back as long as its
 text ends inside a character; tokens marked as control tokens have no text, so each
 one is reported at once, while a grammar still sees their bytes.
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import gguf
     import numpy as np
 
-FORMAT = 1  # of the views; a change makes all anew
+FORMAT = 2  # of the views; a change makes all anew
 PRECISIONS = {"fp32": "F32", "fp16": "F16", "int8": "Q8_0"}
 
 # transformers -> GGUF; a name inside a block follows "blk.{i}."

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from genkit.errors import InputError
+from genkit.text.bytegrammar import byte_text
 from genkit.text.config import GPTConfig
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # token types of GGUF
@@ -41,7 +42,7 @@ class Vocabulary:
 
 
 def byte_vocabulary(tokenizer: dict[str, Any], config: GPTConfig) -> Vocabulary:
-    """Each token's bytes, as control tokens; those that stand for no text are unused.
+    """Each token's bytes as `byte_text` states them, as control tokens; those that stand for no text are unused.
 
     Bytes that are in no UTF-8 text stay out as well, so that no grammar lets them pass.
 
@@ -54,9 +55,8 @@ def byte_vocabulary(tokenizer: dict[str, Any], config: GPTConfig) -> Vocabulary:
     texts, types = [], []
     for index, piece in enumerate(pieces):
         usable = piece and piece not in taken and not _TELLING.fullmatch(piece) and not _NEVER_UTF8.intersection(piece)
-        text = piece if usable and piece else b"\xff%d" % index
-        taken.add(text)
-        texts.append(text)
+        texts.append(byte_text(piece) if usable and piece else b"\xff%d" % index)
+        taken.add(piece or b"")
         types.append(CONTROL if usable else UNUSED)
     return Vocabulary(texts, types, "default")
 

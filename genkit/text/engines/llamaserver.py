@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import json
 import os
 import re
@@ -164,10 +165,17 @@ def payload(request: TokenRequest, context: int) -> dict[str, Any]:
     if request.bias:
         body["logit_bias"] = [[tokens[-1], bias if bias > float("-inf") else False] for tokens, bias in request.bias]
     if rule := grammar(config):
-        body["grammar"] = rule
+        body["grammar"] = rule if isinstance(prompt, str) else _in_bytes(rule)
     if config.logprobs is not None:
         body["n_probs"] = max(1, config.logprobs)
     return body
+
+
+@functools.lru_cache(8)
+def _in_bytes(rule: str) -> str:
+    from genkit.text.bytegrammar import byte_grammar
+
+    return byte_grammar(rule)
 
 
 def grammar(config: GenerationConfig) -> str | None:
