@@ -18,6 +18,8 @@ from typing import Any, Self
 
 from genkit.errors import UsageError
 
+LARGEST_SEED = (1 << 63) - 1
+
 
 @dataclasses.dataclass(frozen=True)
 class Option:

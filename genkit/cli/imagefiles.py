@@ -30,7 +30,8 @@ class Target:
     Attributes:
         out: a path, or "-".
         form: one of FORMATS.
-        fps, loop: how an animation plays; None and False without one.
+        fps: of an animation; None for anything else.
+        loop: have an animation begin again at its end.
         clobber: replace a file.
     """
 

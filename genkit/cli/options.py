@@ -15,7 +15,17 @@ import click
 from click.core import ParameterSource
 
 from genkit.cli.terminal import Terminal
-from genkit.config import Config, Option, check_value, flag_name, options, range_text, suggest, value_type
+from genkit.config import (
+    LARGEST_SEED,
+    Config,
+    Option,
+    check_value,
+    flag_name,
+    options,
+    range_text,
+    suggest,
+    value_type,
+)
 from genkit.errors import InputError, UsageError
 from genkit.runtime.device import ENGINES, PRECISIONS, Task
 
@@ -23,7 +33,6 @@ C = TypeVar("C", bound=Config)
 Decorator = Callable[[Any], Any]
 
 _GENERAL = "General"
-LARGEST_SEED = (1 << 63) - 1
 
 
 class Value(click.ParamType[Any]):

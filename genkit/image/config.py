@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from genkit.config import Config, option, parse_count, parse_duration
+from genkit.config import LARGEST_SEED, Config, option, parse_count, parse_duration
 from genkit.errors import InputError, UsageError
 
 SIZES = (32, 64, 128, 256)
@@ -115,7 +115,7 @@ def parse_seeds(text: str, flag: str = "--seeds") -> list[int]:
         flag: where the text comes from, for the errors.
 
     Raises:
-        UsageError: not such a list, more than a million seeds, or one above 2**63 - 1.
+        UsageError: not such a list, more than a million seeds, or one above `LARGEST_SEED`.
     """
     seeds: list[int] = []
     for part in text.split(","):
@@ -125,8 +125,8 @@ def parse_seeds(text: str, flag: str = "--seeds") -> list[int]:
             high = int(last) if dash else low
         except ValueError:
             raise UsageError(f"{flag} {text!r} is not a list of seeds", "write 0-15,40") from None
-        if high >= 1 << 63:
-            raise UsageError(f"{flag} {text!r} has a seed above {(1 << 63) - 1}", "write 0-15,40")
+        if high > LARGEST_SEED:
+            raise UsageError(f"{flag} {text!r} has a seed above {LARGEST_SEED}", "write 0-15,40")
         if high < low or len(seeds) + high - low >= 1_000_000:
             raise UsageError(f"{flag} {text!r} is an empty or too long range", "write 0-15,40")
         seeds.extend(range(low, high + 1))
@@ -225,7 +225,7 @@ class GANTrainConfig(Config):
     save_interval: int | None = option(
         None, "Steps between checkpoints; default: as often, and every 5 minutes.", min=1, section=_RUN
     )
-    seed: int = option(0, "Seed of weights, data order and latents.", min=0, max=(1 << 63) - 1, section=_RUN)
+    seed: int = option(0, "Seed of weights, data order and latents.", min=0, max=LARGEST_SEED, section=_RUN)
     compile: bool = option(False, "Compile the networks with torch.compile.", section=_RUN)
     tensorboard: bool = option(False, "Also write TensorBoard events.", section=_RUN)
 

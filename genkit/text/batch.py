@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, NoReturn
 
-from genkit.config import suggest
+from genkit.config import LARGEST_SEED, suggest
 from genkit.errors import GenkitError, InputError
 from genkit.files import decode_utf8, unique_keys
 from genkit.text.config import GenerationConfig
@@ -22,7 +22,6 @@ Form = Literal["text", "jsonl"]
 FORMS: tuple[Form, ...] = ("text", "jsonl")
 SUFFIXES: dict[str, Form] = {".txt": "text", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 
-LARGEST_SEED = (1 << 63) - 1
 _SAMPLES = 4096  # seeds a line: the largest n
 _PLACES = 1 << 41  # their product is 2**53, up to which every JSON reader keeps a number whole
 
@@ -87,8 +86,8 @@ class LineReader:
             if line.data is None:
                 raise InputError(f"longer than {LONGEST >> 20} MiB")
             asked = {k: v for k, v in _parse(line.data, self.form).items() if v is not None}
-            if "id" in asked:
-                called = self._take_id(asked.pop("id"))
+            if self.form == "jsonl":
+                called = self._take_id(asked.pop("id", line.number))
             return self._task(line.number, called, asked)
         except GenkitError as error:
             return Refused(line.number, called, error)

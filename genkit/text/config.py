@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from genkit.config import Config, option, parse_count, parse_duration
+from genkit.config import LARGEST_SEED, Config, option, parse_count, parse_duration
 from genkit.errors import InputError, UsageError
 
 ARCHITECTURES = ("qwen3", "llama", "gpt2")
@@ -303,7 +303,7 @@ class TextTrainConfig(Config):
     sample_interval: int | None = option(None, "Steps between samples; default: as often.", min=1, section=_RUN)
     sample_prompt: str = option("", "Prompt of the samples drawn while training.", metavar="TEXT", section=_RUN)
     save_interval: int | None = option(None, "Steps between checkpoints; default: as often, and every 5 minutes.", min=1, section=_RUN)
-    seed: int = option(0, "Seed of weights, data order and dropout.", min=0, max=(1 << 63) - 1, section=_RUN)
+    seed: int = option(0, "Seed of weights, data order and dropout.", min=0, max=LARGEST_SEED, section=_RUN)
     compile: bool = option(False, "Compile the training step with torch.compile.", section=_RUN)
     tensorboard: bool = option(False, "Also write TensorBoard events.", section=_RUN)
 
