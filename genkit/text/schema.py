@@ -8,20 +8,23 @@ keyword that is not enforced is refused.
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from genkit.errors import UsageError
+from genkit.text.numerals import decimal, whole
 from genkit.text.pattern import expression, literal
 
 _ANNOTATIONS = {
     "title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly",
     "$schema", "$id", "$comment", "$defs", "definitions",
 }  # fmt: skip
-_KEYWORDS = {
+_BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
+_KEYWORDS: dict[str, set[str]] = {
     "object": {"properties", "required", "additionalProperties"},
     "array": {"items", "prefixItems", "minItems", "maxItems"},
     "string": {"minLength", "maxLength", "pattern"},
-    "number": {"minimum"}, "integer": {"minimum"}, "boolean": set(), "null": set(),
+    "number": _BOUNDS, "integer": _BOUNDS, "boolean": set(), "null": set(),
 }  # fmt: skip
 _LIMIT = 1000
 
@@ -199,15 +202,35 @@ class _Compiler:
         return f'"\\"" char{{{low},{"" if high is None else high}}} "\\""'
 
     def _number(self, schema: dict[str, Any], where: str) -> str:
-        return self._at_least_zero("number", "fraction", schema, where)
+        if not _BOUNDS & schema.keys():
+            return "number"
+        low, high = (self._bound(schema, where, side) for side in ("Minimum", "Maximum"))
+        for value, _ in (low, high):
+            if value is not None and (value != int(value) or abs(value) >= 10**9):
+                raise _refuse(where, f"the bound {value} of numbers, as it is not whole or has over 9 digits,")
+        found = decimal(*(v if v is None else int(v) for v, _ in (low, high)), above=low[1], below=high[1])
+        return found or self._empty(where)
 
     def _integer(self, schema: dict[str, Any], where: str) -> str:
-        return self._at_least_zero("integer", "unsigned", schema, where)
+        if not _BOUNDS & schema.keys():
+            return "integer"
+        (low, above), (high, below) = (self._bound(schema, where, side) for side in ("Minimum", "Maximum"))
+        least = low if low is None else math.floor(low) + 1 if above else math.ceil(low)
+        most = high if high is None else math.ceil(high) - 1 if below else math.floor(high)
+        return whole(least, most) or self._empty(where)
 
-    def _at_least_zero(self, any_sign: str, positive: str, schema: dict[str, Any], where: str) -> str:
-        if schema.get("minimum", 0) != 0 or isinstance(schema.get("minimum"), bool):
-            raise _refuse(where, "minimum other than 0")
-        return positive if "minimum" in schema else any_sign
+    def _empty(self, where: str) -> str:
+        raise _refuse(where, "a range without numbers")
+
+    def _bound(self, schema: dict[str, Any], where: str, side: str) -> tuple[int | float | None, bool]:
+        """The tighter of the bounds on one side, and whether it is itself out."""
+        found = [(schema[key], key.startswith("e")) for key in (side.lower(), f"exclusive{side}") if key in schema]
+        for value, _ in found:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 10**15:
+                raise _refuse(where, f"the bound {json.dumps(value)}")
+        if not found:
+            return None, False
+        return (max if side == "Minimum" else min)(found, key=lambda b: (b[0], b[1] == (side == "Minimum")))
 
     def _boolean(self, schema: dict[str, Any], where: str) -> str:
         return "boolean"
