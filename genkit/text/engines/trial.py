@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from genkit import cache
@@ -42,14 +43,15 @@ def _try(path: Path, mark: Path) -> None:
     # a module is looked for where this process found its own
     env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "GGML_NO_BACKTRACE": "1"}
     try:
-        done = subprocess.run(  # noqa: S603 - our own interpreter, fixed arguments
-            [sys.executable, "-m", __name__, os.path.abspath(path)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=env,
-            timeout=_PATIENCE + path.stat().st_size // 10_000_000,
-        )
+        with tempfile.TemporaryDirectory(prefix="genkit-") as folder:  # what a crash leaves goes with it
+            done = subprocess.run(  # noqa: S603 - our own interpreter, fixed arguments
+                [sys.executable, "-m", __name__, os.path.abspath(path)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=env | {"TMPDIR": folder},
+                timeout=_PATIENCE + path.stat().st_size // 10_000_000,
+            )
     except subprocess.TimeoutExpired:
         raise InputError(f"llama.cpp does not come to an end with {path}", "use another file") from None
     if done.returncode in (InputError.exit_code, ResourceError.exit_code):
