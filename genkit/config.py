@@ -164,8 +164,8 @@ def check_value(name: str, value: Any, described: Option) -> None:
 def range_text(described: Option) -> str:
     """`0 < x <= 1`, as it stands in `--help` and in error messages."""
     d = described
-    low = f"{d.min:g} <= " if d.min is not None else f"{d.above:g} < " if d.above is not None else ""
-    high = f" <= {d.max:g}" if d.max is not None else f" < {d.below:g}" if d.below is not None else ""
+    low = f"{d.min} <= " if d.min is not None else f"{d.above} < " if d.above is not None else ""
+    high = f" <= {d.max}" if d.max is not None else f" < {d.below}" if d.below is not None else ""
     return f"{low}x{high}" if low or high else "a finite number"
 
 

@@ -126,6 +126,7 @@ def atomic_write(path: str | os.PathLike[str], *, clobber: bool = True) -> Itera
             with os.fdopen(os.dup(_STREAMS[os.fspath(path)]), "wb") as stream:
                 yield stream
             return
+        check_name(path)
         old = _stat(path)
         if old is not None and not stat.S_ISREG(old.st_mode):
             with open(path, "wb") as stream:  # a folder raises here
@@ -149,6 +150,12 @@ def atomic_write(path: str | os.PathLike[str], *, clobber: bool = True) -> Itera
                 temporary.unlink()
             raise
         sync_folder(target.parent)
+
+
+def check_name(path: str | os.PathLike[str]) -> None:
+    """Raise IsADirectoryError for `new/`, which names a folder whether there is one or not."""
+    if os.fspath(path).endswith(os.sep):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
 
 
 def _stat(path: str | os.PathLike[str]) -> os.stat_result | None:

@@ -117,6 +117,7 @@ def test_range_text_and_suggestions() -> None:
 
     assert range_text(Option("", above=0, max=1)) == "0 < x <= 1"
     assert range_text(Option("", min=3)) == "3 <= x"
+    assert range_text(Option("", min=0.05, max=1_000_000)) == "0.05 <= x <= 1000000"
     assert suggest("kitens", ["kittens", "story"]) == "did you mean 'kittens'?"
     assert suggest("zzz", ["a", "b"]) == "there is a, b"
 

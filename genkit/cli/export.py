@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import click
@@ -53,6 +54,8 @@ def export(ctx: click.Context, /, model: str, form: str, out: str, precision: st
     terminal: Terminal = ctx.obj
     if not out or out == "-":
         raise UsageError("--out must name a file or folder", "an export is not streamed")
+    if form != "hf" and out.endswith(os.sep):
+        raise UsageError(f"--out {out} names a folder, and {form} is one file", "give a file name")
     folder = library.find(model)
 
     from genkit.export import export as write_export

@@ -49,7 +49,7 @@ def weights_hash(path: Path) -> str | None:
 
 
 def timed(terminal: Terminal, events: Iterable[Event], unit: str) -> Iterator[Event]:
-    """The events; with `--verbose`, when the first came and how fast the others."""
+    """The events; with `--verbose`, how long all took, when the first came, and the rate of all."""
     started, count = time.monotonic(), 0
     first = started
     for event in events:
@@ -57,5 +57,6 @@ def timed(terminal: Terminal, events: Iterable[Event], unit: str) -> Iterator[Ev
         if count == 1:
             first = time.monotonic()
         yield event
-    rate = (count - 1) / max(time.monotonic() - first, 1e-9)
-    terminal.detail(f"{count} {unit}, the first after {first - started:.2f} s, then {rate:.0f} {unit}/s")
+    took = time.monotonic() - started
+    rate = count / max(took, 1e-9)
+    terminal.detail(f"{count} {unit} in {took:.2f} s, the first after {first - started:.2f} s: {rate:.0f} {unit}/s")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,7 +21,7 @@ from genkit.files import atomic_write
 from genkit.text.config import GenerationConfig
 
 if TYPE_CHECKING:
-    from genkit.pipeline import TextPipeline
+    from genkit.pipeline import TextEvent, TextPipeline
 
 EXAMPLES = """
 genkit text "Once upon a time"
@@ -57,9 +57,8 @@ genkit text --input prompts.jsonl --output stories.jsonl
 @option(
     "--echo/--no-echo",
     section="Output",
-    default=True,
-    help="Begin each sample with the prompt (text format).",
-    show_default=True,
+    default=None,
+    help="Begin each sample with the prompt (text format). Default: unless a constraint is given.",
 )
 @option(
     "--stream/--no-stream", section="Output", default=None, help="Write each token at once. Default: on a terminal."
@@ -77,7 +76,7 @@ def text(
     form: str | None,
     output: str | None,
     no_clobber: bool,
-    echo: bool,
+    echo: bool | None,
     stream: bool | None,
     device: str,
     precision: str,
@@ -128,7 +127,10 @@ def text(
         with _sink(output, clobber=not no_clobber, live=live) as put:
             tokens = timed(terminal, pipeline.stream(start, config, seed=seed, parallel=parallel, live=live), "tokens")
             events = in_order(tokens, config.n)
+            if config.constraint is not None:
+                events = _told_if_cut(events, config.constraint, terminal)
             if form == "text":
+                echo = config.constraint is None if echo is None else echo
                 pieces = as_text(events, start if echo else "")
             else:
                 facts = {
@@ -145,6 +147,15 @@ def text(
                 put(printable(piece) if to_terminal else piece)
     if output is not None:
         write(output + "\n")
+
+
+def _told_if_cut(events: Iterable[TextEvent], flag: str, terminal: Terminal) -> Iterator[TextEvent]:
+    """The events, and a note after each sample that ends before it is what its constraint demands."""
+    for event in events:
+        yield event
+        if event.finish in ("length", "stop"):
+            remedy = "raise --max-new-tokens" if event.finish == "length" else "leave --stop out"
+            terminal.note(f"sample {event.index} was cut after {event.tokens} tokens, so {flag} may not fit ({remedy})")
 
 
 def _format(form: str | None, as_json: bool) -> str:

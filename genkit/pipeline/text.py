@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from genkit import library
-from genkit.errors import GenkitError, InputError, UsageError
+from genkit.errors import GenkitError, InputError, ResourceError, UsageError
 from genkit.files import read_json
 from genkit.pipeline.base import Pipeline, guard
 from genkit.text.config import GenerationConfig, GPTConfig, parse_bias
@@ -276,6 +276,10 @@ class TextPipeline(Pipeline):
         if also := lacks(other, config, bias):
             raise UsageError(f"{flags} and {' and '.join(also)} exclude each other", "no engine does both")
         if other not in self._moved:
+            try:
+                self._place(other)
+            except ResourceError as error:
+                raise ResourceError(f"{flags} needs {other}, and {error.message}", error.hint) from None
             self._moved.add(other)
             self._note(f"{flags}: done by {other}, which {usual} cannot")
         return other

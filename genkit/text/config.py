@@ -228,9 +228,9 @@ class GenerationConfig(Config):
                 f"--min-new-tokens {self.min_new_tokens} is more than --max-new-tokens {self.max_new_tokens}",
                 "raise --max-new-tokens",
             )
-        for flag, texts in (("--stop", self.stop), ("--bad-word", self.bad_word)):
+        for flag, texts, harm in (("--stop", self.stop, "end every text at once"), ("--bad-word", self.bad_word, "forbid all")):
             if "" in texts:
-                raise UsageError(f"{flag} '' would end every text at once", "give the text to look for")
+                raise UsageError(f"{flag} '' would {harm}", "give the text to look for")
         for bias in self.logit_bias:
             parse_bias(bias)
         if 1 < self.num_beams < self.n:
@@ -238,12 +238,18 @@ class GenerationConfig(Config):
         if sum(rule is not None for rule in (self.json_schema, self.regex, self.grammar)) > 1:
             raise UsageError("--json-schema, --regex and --grammar exclude each other", "give one of them")
 
+    @property
+    def constraint(self) -> str | None:
+        """The flag of the rule that the whole text must follow, if there is one."""
+        rules = {"--json-schema": self.json_schema, "--regex": self.regex, "--grammar": self.grammar}
+        return next((flag for flag, rule in rules.items() if rule is not None), None)
+
 
 def parse_bias(text: str) -> tuple[str, float]:
     """The text and the number of `TEXT=BIAS`; -inf forbids.
 
     Raises:
-        UsageError: no text, or not a number.
+        UsageError: no text, not a number, or one that would drown the logits in rounding.
     """
     words, _, number = text.rpartition("=")
     try:
@@ -252,6 +258,8 @@ def parse_bias(text: str) -> tuple[str, float]:
         bias = math.nan
     if not words or math.isnan(bias) or bias == math.inf:
         raise UsageError(f"--logit-bias {text!r} is not TEXT=BIAS", "write for instance --logit-bias ' cat=2.5'")
+    if abs(bias) > 1000 and bias != -math.inf:
+        raise UsageError(f"--logit-bias {text!r} is out of range", "use -1000 <= BIAS <= 1000, or -inf to forbid")
     return words, bias
 
 

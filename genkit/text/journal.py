@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Self
 
 from genkit.errors import OutputError, RunBusyError, UsageError
-from genkit.files import atomic_write, output_errors, sync_folder
+from genkit.files import atomic_write, check_name, output_errors, sync_folder
 
 _FORMAT = 1
 _SYNC = 5.0  # seconds of work that a power cut may cost
@@ -56,6 +56,8 @@ class Journal:
 
     def __init__(self, path: str, *, clobber: bool) -> None:
         self.path, self.part, self._clobber = path, path + ".part", clobber
+        with output_errors(path):
+            check_name(path)
         if not clobber and os.path.lexists(path):
             raise OutputError(f"{path} exists", "choose another name, or drop --no-clobber")
         with output_errors(self.part):

@@ -532,6 +532,7 @@ def test_ids_are_unique_over_the_shards(batch: Run, tmp_path: Path) -> None:
         (["--input", "a.txt", "--output", "a.txt"], 2, "--output a.txt is the input"),
         (["--input", "none.txt"], 3, "cannot read none.txt: No such file or directory"),
         (["--input", "."], 3, "cannot read .: Is a directory"),
+        (["--input", "a.txt", "--output", "new/"], 4, "cannot write new/: Is a directory"),
         (["--input", "a.txt", "--num-beams", "3", "--top-k", "5"], 2, "--num-beams 3 draws nothing, so --top-k"),
         (["--input", "a.txt", "--num-beams", "3", "--regex", "a"], 2, "--num-beams and --regex exclude each other"),
     ],

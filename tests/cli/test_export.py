@@ -37,6 +37,7 @@ def test_an_exported_folder_is_a_model(genkit: Run, tiny_text: Path) -> None:
     [
         (["--to", "hf"], 2, "Missing option '-o' / '--out'"),
         (["--out", "x"], 2, "Missing option '--to'"),
+        (["--to", "gguf", "--out", "x/"], 2, "--out x/ names a folder, and gguf is one file (give a file name)"),
         (["--to", "ggml", "--out", "x"], 2, "'ggml' is not one of 'gguf', 'onnx', 'hf'"),
         (["--to", "onnx", "--out", "x"], 2, "onnx does not hold text models (use --to gguf or hf)"),
         (["--to", "gguf", "--out", "x", "--precision", "bf16"], 2, "gguf is not written in bf16"),

@@ -121,6 +121,7 @@ def test_existing_file_is_replaced_unless_no_clobber(draw: Run, tmp_path: Path) 
         (["--json", "--out", "-"], 2, "--json and --out - both need standard output"),
         (["--out", "none/a.png"], 4, "cannot write none/a.png: No such file or directory (create the folder first)"),
         (["--out", "."], 4, "cannot write .: Is a directory"),
+        (["--out", "new/"], 4, "cannot write new/: Is a directory"),
         (["--device", "tpu"], 2, "--device 'tpu' is not a device"),
         (["--device", "cuda:99"], 5, "--device cuda:99 is not on this machine"),
         (["--precision", "fp8"], 2, "--precision 'fp8' is not a precision"),

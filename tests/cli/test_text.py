@@ -153,7 +153,7 @@ def test_json_says_what_ran(write: Run) -> None:
 def test_verbose_says_how_fast(write: Run) -> None:
     err = write("The", "-v").err
     assert re.search(r"^llamacpp loaded the model in \d+\.\d\d s$", err, re.MULTILINE)
-    assert re.search(r"^12 tokens, the first after \d+\.\d\d s, then \d+ tokens/s$", err, re.MULTILINE)
+    assert re.search(r"^12 tokens in \d+\.\d\d s, the first after \d+\.\d\d s: \d+ tokens/s$", err, re.MULTILINE)
 
 
 @pytest.mark.parametrize("engine", ["llamacpp", "torch"])
@@ -191,6 +191,23 @@ def test_constraints_are_a_file_or_the_thing_itself(genkit: Run, tmp_path: Path)
         done = genkit("text", "One, two:", "--seed", "1", "--no-echo", flag, value)
         assert (done.code, done.err) == (0, "")
         assert json.loads(done.out) in ([1, 1], [1, 2], [2, 1], [2, 2])
+
+
+def test_a_constraint_has_the_output_to_itself_and_a_cut_is_told(write: Run) -> None:
+    """A pipe shall get JSON; one that is not whole is no silent success."""
+    rule = ["--regex", "[a-z]{20,}", "--max-new-tokens", "5"]
+    done, echoed = write("The", *rule), write("The", *rule, "--echo")
+    assert echoed.text == "The" + done.text
+    assert done.err == "sample 0 was cut after 5 tokens, so --regex may not fit (raise --max-new-tokens)\n"
+    assert write("The", *rule, "-q").err == ""
+    assert "(leave --stop out)" in write("The", *rule, "--stop", done.text[1:3]).err
+    assert write("The", "--regex", "[a-z]").err == ""
+
+
+def test_a_precision_that_the_engine_of_a_knob_lacks_names_the_knob(write: Run) -> None:
+    done = write("The", "--precision", "int8", "--presence-penalty", "1")
+    assert (done.code, done.out) == (5, b"")
+    assert done.err.startswith("error: --presence-penalty needs torch, and --precision int8 does not work on cpu")
 
 
 def test_a_hub_model_is_looked_up_once(genkit: Run, tiny_text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,6 +276,9 @@ def test_out_of_memory_is_a_matter_of_resources(write: Run, monkeypatch: pytest.
         (["a", "--top-p", "0"], b"", 2, "--top-p 0.0 is out of range (use 0 < x <= 1)"),
         (["a", "--temperature", "nan"], b"", 2, "--temperature nan is out of range"),
         (["a", "--stop", ""], b"", 2, "--stop '' would end every text at once"),
+        (["a", "--bad-word", ""], b"", 2, "--bad-word '' would forbid all"),
+        (["a", "--logit-bias", "a=1e39"], b"", 2, "--logit-bias 'a=1e39' is out of range (use -1000 <= BIAS <= 1000"),
+        (["a", "--output", "new/"], b"", 4, "cannot write new/: Is a directory (this is a folder; give a file name)"),
         (["a", "--min-new-tokens", "13"], b"", 2, "--min-new-tokens 13 is more than --max-new-tokens 12"),
         (["a", "--min-new-tokens", "9", "--max-new-tokens", "5"], b"", 2, "--min-new-tokens 9 is more than"),
         (["a", "--json", "--format", "text"], b"", 2, "--json and --format text contradict each other"),

@@ -37,6 +37,18 @@ def test_line_seeds_are_these() -> None:
     assert not {line_seed(0, k) for k in range(1000)} & {line_seed(1, k) for k in range(1000)}
 
 
+def test_a_line_without_an_id_takes_its_number() -> None:
+    """Nobody who looks an id up shall find two results."""
+    reader = LineReader("jsonl", {}, {}, seed=1)
+    first, second, third = (
+        reader.read(Line(k + 1, line)) for k, line in enumerate((b'{"prompt": "a", "id": 3}', b'"b"', b'"c"'))
+    )
+    assert (first.id, second.id, third.id) == (3, 2, 3)
+    assert isinstance(third, Refused)
+    assert str(third.error) == "id 3 has occurred before (give each line an id of its own)"
+    assert isinstance(reader.read(Line(4, b'{"prompt": "d", "id": 2}')), Refused)
+
+
 def all_lines(path: Path) -> list[tuple[int, bytes | None]]:
     found = []
     with Lines(str(path)) as lines:
