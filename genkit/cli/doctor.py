@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -134,7 +135,10 @@ def _cache(problems: list[Problem]) -> dict[str, Any]:
     writable = os.access(there, os.W_OK | os.X_OK)
     if not writable:
         problems.append(Problem(f"the cache {folder} cannot be written", "set GENKIT_CACHE to a folder that can"))
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
+    size = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # another process may have removed it meanwhile
+            size += path.stat().st_size if path.is_file() else 0
     return {"path": str(folder), "bytes": size, "writable": writable}
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genkit.errors import ResourceError
 from genkit.files import read_json
 from genkit.image import graph
 from genkit.image.config import DCGANConfig
@@ -41,6 +42,7 @@ class OnnxImageEngine:
 
     Raises:
         InputError: missing, corrupt or unsafe files, or tensors that do not fit the config.
+        ResourceError: ONNX Runtime cannot be loaded.
     """
 
     def __init__(self, folder: Path, *, threads: int | None = None) -> None:
@@ -111,10 +113,18 @@ def import_onnxruntime() -> Any:
     directory, unless the environment forbids it before the first import. And while
     it is imported it looks for GPUs and warns on standard error of those that it
     does not understand, before any log level can be set.
+
+    Raises:
+        ResourceError: it is not installed, or not for this machine.
     """
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-    with _silent_stderr():
-        import onnxruntime
+    try:
+        with _silent_stderr():
+            import onnxruntime
+    except ImportError as error:
+        raise ResourceError(
+            f"ONNX Runtime cannot be loaded: {error}", "pip install onnxruntime, or use --engine torch"
+        ) from error
     return onnxruntime
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from genkit.errors import InputError
+from genkit.errors import InputError, ResourceError
 from genkit.image import graph
 from genkit.image.engines import ImageRequest
 from genkit.image.engines.onnx import OnnxImageEngine, _silent_stderr, import_onnxruntime, to_pixels
@@ -217,6 +217,12 @@ def test_it_imports_little_and_leaves_nothing_behind(tmp_path: Path) -> None:
     assert not {"torch", "onnx", "PIL", "rich", "transformers", "safetensors"} & set(done.stdout.split())
     assert "onnxruntime" in done.stdout.split()
     assert [*tmp_path.rglob("*")] == []
+
+
+def test_a_runtime_that_cannot_be_loaded_has_a_remedy(save_generator: Save, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ResourceError, match=r"ONNX Runtime cannot be loaded: .*or use --engine torch"):
+        OnnxImageEngine(save_generator())
 
 
 def test_telemetry_is_forbidden_before_the_import(monkeypatch: pytest.MonkeyPatch) -> None:
