@@ -120,6 +120,7 @@ def test_the_settings_of_the_user_are_left_out_of_the_tests(
 ) -> None:
     monkeypatch.setattr(doctor, "TESTS", {"models": ("models",)})
     monkeypatch.setenv("GENKIT_TEXT_MODEL", "nowhere")
+    monkeypatch.delenv("PYTHONPATH", raising=False)  # with "." in it the folder is meant to be looked into
     (tmp_path / "genkit").mkdir()
     (tmp_path / "click.py").write_text("raise SystemExit('the folder of the user was imported')")
     assert genkit("doctor").code == 0
