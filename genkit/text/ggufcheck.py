@@ -19,6 +19,7 @@ from genkit.files import input_errors, open_regular
 
 MAGIC = b"GGUF"
 _MAX_ITEMS = 1 << 24
+_LONGEST = 1 << 18  # tokens; llama.cpp's masks grow with the context too
 _STRING, _ARRAY = 8, 9
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d"}
 
@@ -99,7 +100,7 @@ def fitting_context(path: Path, header: Header, rows: int, memory: int) -> int:
     heads = number("attention.head_count", 1)
     width = number("attention.key_length", max(1, number("embedding_length", 1) // heads))
     cache = 4 * number("block_count", 1) * number("attention.head_count_kv", heads) * width  # bytes a token
-    return min(trained, max(256, memory // (cache * rows)))
+    return min(trained, _LONGEST, max(256, memory // (cache * rows)))
 
 
 class _Malformed(ValueError):
