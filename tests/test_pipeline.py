@@ -18,7 +18,8 @@ import genkit
 from genkit import library
 from genkit.errors import InputError, UsageError
 from genkit.pipeline import ImagePipeline, TextJob, TextPipeline, load
-from genkit.text.config import GenerationConfig
+from genkit.pipeline import text as pipelines
+from genkit.text.config import GenerationConfig, GPTConfig
 from genkit.text.engines import TokenEvent, TokenRequest
 from genkit.text.tokenizer import Tokenizer
 from genkit.training.weights import load_tensors, save_tensors
@@ -258,6 +259,19 @@ def test_jobs_are_read_as_there_is_room(tiny_text: Path) -> None:
             if done == 20:
                 break
     assert 20 <= read <= 60
+
+
+def test_a_long_context_takes_rows_before_it_takes_tokens() -> None:
+    def shape(block_size: int) -> GPTConfig:
+        return GPTConfig(
+            arch="llama", vocab_size=300, block_size=block_size, n_layer=16, n_head=8, n_kv_head=8, n_embd=512,
+            head_dim=64, n_inner=64,
+        )  # fmt: skip
+
+    token = 2 * 4 * 16 * 8 * 64
+    assert pipelines._capacity(shape(256), 16) == (16, 256)
+    assert pipelines._capacity(shape(8192), 16) == ((2 << 30) // (token * 8192), 8192) == (4, 8192)
+    assert pipelines._capacity(shape(1 << 17), 16) == (1, 1 << 15)
 
 
 def test_the_public_names_are_what_they_say() -> None:

@@ -21,7 +21,7 @@ LINES = [
     part.strip()
     for block in BLOCKS
     for line in block.splitlines()
-    for part in re.split(r"&&|\|", line.split("  #")[0])
+    for part in re.split(r"&&|\||>+", line.split("  #")[0])
     if re.match(r"(\.venv/bin/)?genkit ", part.strip())
 ]
 

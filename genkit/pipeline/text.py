@@ -343,7 +343,8 @@ class TextPipeline(Pipeline):
         from genkit.text.engines.llamacpp import LlamaCppEngine
 
         if self.tokenizer:
-            engine = LlamaCppEngine(self._view, parallel=parallel)
+            rows, context = _capacity(self._shape, parallel)
+            engine = LlamaCppEngine(self._view, parallel=rows, context=context)
         else:
             from genkit.text.ggufcheck import check_gguf, fitting_context
 
@@ -379,3 +380,10 @@ class TextPipeline(Pipeline):
         from genkit.text.ggufvocab import token_pieces
 
         return token_pieces(read_json(self.path / library.TOKENIZER, limit=library.MAX_TOKENIZER), self._shape)
+
+
+def _capacity(shape: GPTConfig, parallel: int) -> tuple[int, int]:
+    """Rows at once, and tokens for each, whose keys and values in fp32 fit into `KEYS_AND_VALUES`: whole rows first."""
+    token = 2 * 4 * shape.n_layer * shape.n_kv_head * shape.head_dim  # bytes
+    rows = max(1, min(parallel, KEYS_AND_VALUES // (token * shape.block_size)))
+    return rows, min(shape.block_size, KEYS_AND_VALUES // (token * rows))
