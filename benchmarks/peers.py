@@ -55,7 +55,7 @@ def _scratch() -> tempfile.TemporaryDirectory[str]:
 @cache
 def exported(precision: str) -> Path:
     """The bundled story model as GGUF for peers: the tensors of the file that genkit itself decodes from."""
-    from genkit.text.gguf import write_gguf
+    from genkit.text.gguf.convert import write_gguf
 
     path = Path(_scratch().name, f"story-{precision}.gguf")
     write_gguf(STORY, path, precision)

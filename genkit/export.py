@@ -78,7 +78,7 @@ def export(folder: Path, path: Path, form: str, precision: str | None = None, *,
 
 
 def _gguf(folder: Path, path: Path, precision: str, clobber: bool) -> None:
-    from genkit.text.gguf import write_gguf
+    from genkit.text.gguf.convert import write_gguf
 
     _write_file(path, clobber, lambda temporary: write_gguf(folder, temporary, precision))
 

@@ -44,7 +44,7 @@ PURE = (
     "genkit.text.models.gpt",
     "genkit.text.models.cache",
     "genkit.text.sampling",
-    "genkit.text.badwords",
+    "genkit.text.constraints.badwords",
     "genkit.text.losses",
     "genkit.image.models.dcgan",
     "genkit.image.losses",

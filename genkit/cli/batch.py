@@ -22,8 +22,8 @@ from genkit.errors import GenkitError, Interrupted, PartialError, Terminated, Us
 
 if TYPE_CHECKING:
     from genkit.pipeline import TextPipeline
-    from genkit.text.batch import Form
-    from genkit.text.lines import Lines
+    from genkit.text.batches.lines import Lines
+    from genkit.text.batches.tasks import Form
 
 _FORMS = ("auto", "text", "jsonl")
 
@@ -90,10 +90,10 @@ def run_batch(
     Raises:
         PartialError: some lines were refused; the others are done.
     """
-    from genkit.text.batch import LineReader
-    from genkit.text.lines import Lines
+    from genkit.text.batches.lines import Lines
+    from genkit.text.batches.shard import parse_shard
+    from genkit.text.batches.tasks import LineReader
     from genkit.text.settings import settle
-    from genkit.text.shard import parse_shard
 
     terminal: Terminal = ctx.obj
     _check(ctx)
@@ -160,7 +160,7 @@ def _check(ctx: click.Context) -> None:
 
 def _form(asked: str, source: str, lines: Lines) -> Form:
     """What the lines are."""
-    from genkit.text.batch import FORMS, SUFFIXES, guess_form
+    from genkit.text.batches.tasks import FORMS, SUFFIXES, guess_form
 
     if asked != "auto":
         return FORMS[FORMS.index(asked)]

@@ -77,7 +77,7 @@ def _model(name: str) -> dict[str, Any]:
 
 def _gguf(name: str, path: Path) -> dict[str, Any]:
     """What the header of a GGUF file says; nothing is loaded."""
-    from genkit.text.ggufcheck import check_gguf
+    from genkit.text.gguf.check import check_gguf
 
     header = check_gguf(path)
     return {

@@ -12,9 +12,9 @@ from genkit.errors import GenkitError
 
 if TYPE_CHECKING:
     from genkit.pipeline import TextEvent, TextJob, TextPipeline
-    from genkit.text.batch import LineReader, Refused, Task
-    from genkit.text.lines import Line, Lines
-    from genkit.text.shard import Shard
+    from genkit.text.batches.lines import Line, Lines
+    from genkit.text.batches.shard import Shard
+    from genkit.text.batches.tasks import LineReader, Refused, Task
 
 AHEAD = 1024  # continuations
 
@@ -84,7 +84,7 @@ class InOrder:
 
     def _jobs(self) -> Iterator[TextJob]:
         from genkit.pipeline import TextJob
-        from genkit.text.batch import Refused
+        from genkit.text.batches.tasks import Refused
 
         number = 0
         while self._begun < AHEAD and (found := self._tasks.next()) is not None:
@@ -112,7 +112,7 @@ class _Slot:
     """
 
     def __init__(self, line: Line, task: Task | Refused, piece: Callable[[int], str]) -> None:
-        from genkit.text.batch import Refused
+        from genkit.text.batches.tasks import Refused
 
         self._line, self._task = line, task
         self.result: Result | None = None

@@ -13,7 +13,7 @@ from genkit.cli.terminal import Terminal, error_facts, is_terminal, one_line, sa
 
 if TYPE_CHECKING:
     from genkit.cli.ui import LineBar
-    from genkit.text.lines import Lines
+    from genkit.text.batches.lines import Lines
 
 INTERVAL = 10.0  # seconds between two plain lines
 

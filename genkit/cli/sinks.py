@@ -14,7 +14,7 @@ from genkit.errors import InputError
 from genkit.files import atomic_write
 
 if TYPE_CHECKING:
-    from genkit.text.journal import Journal
+    from genkit.text.batches.journal import Journal
 
 
 class Sink(Protocol):
@@ -52,7 +52,7 @@ def open_sink(path: str | None, *, clobber: bool) -> Iterator[Sink]:
 
             yield _Stream(path, put)
     else:
-        from genkit.text.journal import Journal
+        from genkit.text.batches.journal import Journal
 
         with Journal(path, clobber=clobber) as journal:
             yield _File(journal)
@@ -82,7 +82,7 @@ class _File:
         self.seed: int | None = journal.header["seed"] if journal.header else None
 
     def begin(self, header: Mapping[str, Any], tasks: Tasks) -> Iterator[bool]:
-        from genkit.text.journal import hash_line
+        from genkit.text.batches.journal import hash_line
 
         self._journal.begin(header)
         remedy = f"put the old input back, or remove {self.part} to begin anew"
@@ -95,7 +95,7 @@ class _File:
             yield record.refused
 
     def put(self, result: Result) -> None:
-        from genkit.text.journal import hash_line
+        from genkit.text.batches.journal import hash_line
 
         self._journal.append(result.value, hash_line(result.line.data))
 

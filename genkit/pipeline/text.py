@@ -118,7 +118,7 @@ class TextPipeline(Pipeline):
 
     def _make_view(self) -> None:
         """So that damaged weights are refused at once; torch takes over what llama.cpp cannot hold."""
-        from genkit.text.ggufvocab import Unsupported
+        from genkit.text.gguf.vocabulary import Unsupported
 
         try:
             _ = self._view
@@ -130,7 +130,7 @@ class TextPipeline(Pipeline):
 
     def _check_gguf(self) -> None:
         from genkit.text.engines.trial import try_once
-        from genkit.text.ggufcheck import check_gguf
+        from genkit.text.gguf.check import check_gguf
 
         check_gguf(self.path)
         if self._asked_precision != "auto":
@@ -346,7 +346,7 @@ class TextPipeline(Pipeline):
             rows, context = _capacity(self._shape, parallel)
             engine = LlamaCppEngine(self._view, parallel=rows, context=context)
         else:
-            from genkit.text.ggufcheck import check_gguf, fitting_context
+            from genkit.text.gguf.check import check_gguf, fitting_context
 
             room = fitting_context(self.path, check_gguf(self.path), parallel, KEYS_AND_VALUES)
             engine = LlamaCppEngine(self.path, parallel=parallel, context=room)
@@ -356,7 +356,7 @@ class TextPipeline(Pipeline):
     @functools.cached_property
     def _view(self) -> Path:
         """The model as llama.cpp reads it."""
-        from genkit.text.gguf import gguf_view
+        from genkit.text.gguf.convert import gguf_view
 
         return gguf_view(self.path, self._place("llamacpp").precision)
 
@@ -377,7 +377,7 @@ class TextPipeline(Pipeline):
 
     def _token_pieces(self) -> Sequence[bytes | None]:
         """The bytes that each token stands for, which bad words are looked up in."""
-        from genkit.text.ggufvocab import token_pieces
+        from genkit.text.gguf.vocabulary import token_pieces
 
         return token_pieces(read_json(self.path / library.TOKENIZER, limit=library.MAX_TOKENIZER), self._shape)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from genkit.text.batch import line_seed
+from genkit.text.batches.tasks import line_seed
 
 Run = Callable[..., Any]
 ROOT = Path(__file__).parents[2]
@@ -166,8 +166,8 @@ def test_bad_lines_are_named_and_the_others_done(batch: Run, tmp_path: Path) -> 
     assert code == 7
     wanted = {
         2: "not JSON",
-        3: 'unknown field "promt" (did you mean prompt?)',
-        4: 'unknown field "topk" (did you mean top_k?)',
+        3: "unknown field \"promt\" (did you mean 'prompt'?)",
+        4: "unknown field \"topk\" (did you mean 'top_k'?)",
         5: "--top-p 7 is out of range",
         6: "--top-k 'many' has the wrong type",
         7: 'id "x" has occurred before',

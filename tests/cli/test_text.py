@@ -219,7 +219,7 @@ def test_a_hub_model_is_looked_up_once(genkit: Run, tiny_text: Path, monkeypatch
 
 
 def test_a_gguf_file_is_a_model(genkit: Run, tmp_path: Path) -> None:
-    from genkit.text.gguf import write_gguf
+    from genkit.text.gguf.convert import write_gguf
 
     write_gguf(library.find("story"), tmp_path / "x.gguf", "fp16")
     args = ["Once upon a", "--seed", "1", "--max-new-tokens", "12", "--json", "--logprobs", "1"]

@@ -27,7 +27,7 @@ from genkit.text.engines.llamaserver import (
     start_server,
     stop_server,
 )
-from genkit.text.ggufcheck import read_fields
+from genkit.text.gguf.check import read_fields
 
 _LEAST = -104.0  # the logarithm of less than the smallest fp32; llama.cpp takes it after rounding to 0
 

@@ -173,7 +173,7 @@ def payload(request: TokenRequest, context: int) -> dict[str, Any]:
 
 @functools.lru_cache(8)
 def _in_bytes(rule: str) -> str:
-    from genkit.text.bytegrammar import byte_grammar
+    from genkit.text.constraints.bytegrammar import byte_grammar
 
     return byte_grammar(rule)
 
@@ -185,11 +185,11 @@ def grammar(config: GenerationConfig) -> str | None:
         UsageError: a schema or a pattern that is not valid or cannot be enforced.
     """
     if config.json_schema is not None:
-        from genkit.text.schema import schema_to_gbnf
+        from genkit.text.constraints.schema import schema_to_gbnf
 
         return schema_to_gbnf(config.json_schema)
     if config.regex is not None:
-        from genkit.text.pattern import regex_to_gbnf
+        from genkit.text.constraints.pattern import regex_to_gbnf
 
         return regex_to_gbnf(config.regex)
     if config.grammar is not None and config.grammar.lstrip().startswith("%"):

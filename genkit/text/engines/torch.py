@@ -12,8 +12,8 @@ from torch import Tensor
 
 from genkit.errors import InputError
 from genkit.runtime.manager import Runtime
-from genkit.text.badwords import BadWords
 from genkit.text.config import GenerationConfig
+from genkit.text.constraints.badwords import BadWords
 from genkit.text.engines import Bias, TokenEvent, TokenRequest
 from genkit.text.engines.beams import Beam, beam_search
 from genkit.text.engines.decoder import Decoder, exact_widths, for_decoding

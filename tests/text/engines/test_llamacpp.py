@@ -22,7 +22,7 @@ from genkit.files import write_json
 from genkit.text.config import GenerationConfig, GPTConfig
 from genkit.text.engines import TokenEvent, TokenRequest, llamaserver
 from genkit.text.engines.llamacpp import LlamaCppEngine
-from genkit.text.gguf import gguf_view
+from genkit.text.gguf.convert import gguf_view
 from genkit.text.models.gpt import GPT
 from genkit.text.models.store import CONFIG, WEIGHTS, model_files
 from genkit.text.sampling import Past, Rules, process
@@ -369,7 +369,7 @@ from pathlib import Path
 from genkit.text.config import GenerationConfig
 from genkit.text.engines import TokenRequest
 from genkit.text.engines.llamacpp import LlamaCppEngine
-from genkit.text.gguf import gguf_view
+from genkit.text.gguf.convert import gguf_view
 engine = LlamaCppEngine(gguf_view(Path(sys.argv[1]), "fp32"), parallel=2, threads=1)
 requests = (TokenRequest([1], GenerationConfig(max_new_tokens=60, temperature=1.0, top_p=1.0), i) for i in range(10**9))
 stream = engine.generate(requests)

@@ -32,7 +32,7 @@ def test_without_a_folder_it_listens_on_this_machine_behind_a_password(
 ) -> None:
     import http.client
 
-    from genkit.text.gguf import gguf_view
+    from genkit.text.gguf.convert import gguf_view
 
     monkeypatch.setattr(llamaserver, "_private_folder", lambda: None)
     server = llamaserver.start_server(gguf_view(tiny_text, "fp32"), parallel=1, threads=1, context=64, exact=True)

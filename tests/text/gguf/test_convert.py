@@ -17,9 +17,9 @@ from genkit.files import write_json
 from genkit.pipeline import TextPipeline, load
 from genkit.text.config import GenerationConfig, GPTConfig
 from genkit.text.engines.llamaserver import start_server, stop_server
-from genkit.text.gguf import gguf_view, write_gguf
-from genkit.text.ggufcheck import check_gguf
-from genkit.text.ggufvocab import Unsupported
+from genkit.text.gguf.check import check_gguf
+from genkit.text.gguf.convert import gguf_view, write_gguf
+from genkit.text.gguf.vocabulary import Unsupported
 from genkit.text.models.gpt import GPT
 from genkit.text.models.store import CONFIG, WEIGHTS, model_files
 from genkit.text.tokenizer import END_OF_TEXT, Tokenizer, train_bpe, train_char

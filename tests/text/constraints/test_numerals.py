@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from genkit.text.numerals import decimal, whole
+from genkit.text.constraints.numerals import decimal, whole
 
 BOUNDS = [-1001, -100, -99, -10, -7, -1, 0, 1, 5, 9, 10, 42, 99, 100, 250]
 

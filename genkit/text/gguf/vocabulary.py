@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from genkit.errors import InputError
-from genkit.text.bytegrammar import byte_text
 from genkit.text.config import GPTConfig
+from genkit.text.constraints.bytegrammar import byte_text
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # token types of GGUF
 

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from genkit.errors import InputError
-from genkit.text.gguf import write_gguf
-from genkit.text.ggufcheck import TYPES, check_gguf, fitting_context
+from genkit.text.engines.trial import try_once
+from genkit.text.gguf.check import TYPES, check_gguf, fitting_context
+from genkit.text.gguf.convert import write_gguf
 
 
 @pytest.fixture(scope="module")
@@ -132,8 +133,6 @@ def test_settings_that_llama_cpp_does_not_survive(
     (tmp_path / "x.gguf").write_bytes(changed(sound.read_bytes(), key, code, value))
     check_gguf(tmp_path / "x.gguf")
     with pytest.raises(InputError, match=reason):
-        from genkit.text.engines.trial import try_once
-
         try_once(tmp_path / "x.gguf")
     done = run_genkit("text", "-m", "x.gguf", "a")
     assert (done.code, done.out, done.err.count("\n")) == (3, b"", 1), done.err

@@ -14,8 +14,8 @@ from typing import Any, Literal, NamedTuple, NoReturn
 from genkit.config import LARGEST_SEED, suggest
 from genkit.errors import GenkitError, InputError
 from genkit.files import decode_utf8, unique_keys
+from genkit.text.batches.lines import LONGEST, Line
 from genkit.text.config import GenerationConfig
-from genkit.text.lines import LONGEST, Line
 from genkit.text.settings import settle
 
 Form = Literal["text", "jsonl"]

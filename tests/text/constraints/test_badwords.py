@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from genkit.text.badwords import BadWords
+from genkit.text.constraints.badwords import BadWords
 
 PIECES = [None, b"a", b"b", b"c", b"ab", b"bc", b"abc", b"ba", b"cab", b" a", b"xaby", b"c\xc3", b"\xa9", b"\xc3\xa9"]
 

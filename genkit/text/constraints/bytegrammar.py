@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 
 from genkit.errors import UsageError
-from genkit.text.pattern import Ranges, intersect, merge, without
+from genkit.text.constraints.pattern import Ranges, intersect, merge, without
 
 _CHARACTERS: Ranges = [(0, 0xD7FF), (0xE000, 0x10FFFF)]
 _LENGTHS = ((0, 0x7F), (0x80, 0x7FF), (0x800, 0xFFFF), (0x10000, 0x10FFFF))  # of one to four bytes

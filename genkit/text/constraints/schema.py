@@ -12,8 +12,8 @@ import math
 from typing import Any
 
 from genkit.errors import UsageError
-from genkit.text.numerals import decimal, whole
-from genkit.text.pattern import expression, literal
+from genkit.text.constraints.numerals import decimal, whole
+from genkit.text.constraints.pattern import expression, literal
 
 _ANNOTATIONS = {
     "title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly",

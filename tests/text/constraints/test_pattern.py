@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from genkit.errors import UsageError
-from genkit.text.pattern import expression, intersect, merge, regex_to_gbnf, without
-from genkit.text.schema import schema_to_gbnf
+from genkit.text.constraints.pattern import expression, intersect, merge, regex_to_gbnf, without
+from genkit.text.constraints.schema import schema_to_gbnf
 
 
 def test_sets_of_code_points() -> None:

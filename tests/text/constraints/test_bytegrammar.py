@@ -7,7 +7,7 @@ import random
 import pytest
 
 from genkit.errors import UsageError
-from genkit.text.bytegrammar import byte_grammar, byte_text, sequences
+from genkit.text.constraints.bytegrammar import byte_grammar, byte_text, sequences
 
 EDGES = [0, 1, 0x7F, 0x80, 0x7FF, 0x800, 0xFFF, 0x1000, 0xD7FF, 0xE000, 0xFFFF, 0x10000, 0x3FFFF, 0x40000, 0x10FFFF]
 

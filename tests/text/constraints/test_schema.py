@@ -14,9 +14,9 @@ from genkit.errors import UsageError
 from genkit.files import write_json
 from genkit.pipeline import TextJob, TextPipeline, load
 from genkit.text.config import GenerationConfig, GPTConfig
+from genkit.text.constraints.schema import schema_to_gbnf
 from genkit.text.models.gpt import GPT
 from genkit.text.models.store import CONFIG, WEIGHTS, model_files
-from genkit.text.schema import schema_to_gbnf
 from genkit.text.tokenizer import train_bpe
 from genkit.training.weights import save_tensors
 

@@ -19,7 +19,7 @@ from genkit.errors import InputError
 from genkit.files import read_json
 from genkit.library import CONFIG, MAX_TOKENIZER, TOKENIZER, weight_files
 from genkit.text.config import GPTConfig
-from genkit.text.ggufvocab import Unsupported, Vocabulary, byte_vocabulary, tokenizer_vocabulary
+from genkit.text.gguf.vocabulary import Unsupported, Vocabulary, byte_vocabulary, tokenizer_vocabulary
 
 if TYPE_CHECKING:
     import gguf

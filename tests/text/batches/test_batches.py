@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from genkit.errors import InputError, RunBusyError, UsageError
-from genkit.text.batch import LineReader, Refused, Task, guess_form, line_seed
+from genkit.text.batches.journal import Journal, Record, hash_line
+from genkit.text.batches.lines import LONGEST, Line, Lines
+from genkit.text.batches.shard import Shard, parse_shard
+from genkit.text.batches.tasks import LineReader, Refused, Task, guess_form, line_seed
 from genkit.text.config import GenerationConfig
-from genkit.text.journal import Journal, Record, hash_line
-from genkit.text.lines import LONGEST, Line, Lines
 from genkit.text.settings import settle
-from genkit.text.shard import Shard, parse_shard
 
 
 def test_no_two_samples_of_a_batch_share_a_seed() -> None:
