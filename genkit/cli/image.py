@@ -14,7 +14,7 @@ from genkit import __version__, library
 from genkit.cli.imagefiles import FORMATS, Kept, Target, choose_format, seed_list, write_each, write_one
 from genkit.cli.options import chosen, command, config_options, model_option, option, runtime_options, seed_option
 from genkit.cli.sampling import open_model, timed, weights_hash
-from genkit.cli.terminal import Terminal, is_terminal, random_seed, write
+from genkit.cli.terminal import STANDARD_OUTPUT, Terminal, is_terminal, random_seed, write
 from genkit.cli.training import run_training, training_options
 from genkit.errors import UsageError
 from genkit.image.config import GANTrainConfig, ImageSampleConfig, parse_seeds
@@ -87,6 +87,7 @@ def image(
     terminal: Terminal = ctx.obj
     config, set_by_user = chosen(ctx, ImageSampleConfig)
     _check_request(config, set_by_user, seed, each)
+    out = "-" if out in STANDARD_OUTPUT else out
     walk = config.interpolate is not None
     seeds = _seeds(config, seed)
     form = choose_format(out, form, each=each, walk=walk)

@@ -58,6 +58,9 @@ class Terminal:
         return is_terminal(stream) and os.environ.get("TERM") != "dumb"
 
 
+STANDARD_OUTPUT = ("-", "/dev/stdout", "/dev/fd/1")  # as a name of a result: its path is not printed behind it
+
+
 def is_terminal(stream: IO[str] | None) -> bool:
     return stream is not None and not stream.closed and stream.isatty()
 

@@ -15,7 +15,7 @@ from genkit.cli.options import chosen, command, config_options, model_option, op
 from genkit.cli.prompt import given_text, prompt_text
 from genkit.cli.samples import as_json, as_text, in_order
 from genkit.cli.sampling import open_model, timed, weights_hash
-from genkit.cli.terminal import Terminal, is_terminal, printable, random_seed, write
+from genkit.cli.terminal import STANDARD_OUTPUT, Terminal, is_terminal, printable, random_seed, write
 from genkit.errors import UsageError
 from genkit.files import atomic_write
 from genkit.text.config import GenerationConfig
@@ -100,7 +100,7 @@ def text(
     for name, flag in (("json_schema", "--json-schema"), ("grammar", "--grammar")):
         if own.get(name) is not None:
             own[name] = given_text(flag, own[name])
-    output = None if output == "-" else output
+    output = None if output in STANDARD_OUTPUT else output
     placement = {"device": device, "precision": precision, "engine": engine}
     if input is not None:
         run_batch(ctx, input, own, model=model, seed=seed, output=output, clobber=not no_clobber, placement=placement)

@@ -171,6 +171,16 @@ def test_head_ends_every_writer_silently(shell: Run, speller: Path, tmp_path: Pa
         assert (done.stdout, done.stderr) == (b"141\n", b""), command
 
 
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1"])
+def test_standard_output_by_its_path_gets_the_result_alone(
+    shell: Run, speller: Path, tiny_image: Path, name: str
+) -> None:
+    for command in (f"text -m {speller} x --output", f"image -m {tiny_image} --format png --out"):
+        done, plain = (shell(f"genkit {command} {out} --seed 0 | cat") for out in (name, "-"))
+        assert (done.stdout, done.stderr) == (plain.stdout, b"")
+        assert done.stdout
+
+
 @pytest.mark.parametrize("command", ["info story", "doctor", "completion bash", "--help", "--version"])
 def test_a_reader_that_was_never_there(shell: Run, command: str) -> None:
     done = shell(f"exec 3> >(:); wait $!; genkit {command} >&3; echo $? >&2")
