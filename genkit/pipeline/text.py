@@ -245,12 +245,10 @@ class TextPipeline(Pipeline):
     def _encode(self, prompt: str) -> list[int] | str:
         if self.tokenizer is None:
             return prompt
+        from genkit.text.engines import check_length
+
         ids = self.tokenizer.encode(prompt) or [self.tokenizer.eos_id]
-        if len(ids) >= self._shape.block_size:
-            raise InputError(
-                f"the prompt has {len(ids)} tokens and the model's context {self._shape.block_size}",
-                f"shorten it to {self._shape.block_size - 1} tokens or fewer",
-            )
+        check_length(len(ids), self._shape.block_size)
         return ids
 
     def _bias(self, config: GenerationConfig) -> Bias:
@@ -328,9 +326,7 @@ class TextPipeline(Pipeline):
         """The open engine of that name; opened first if need be."""
         started = time.monotonic()
         if name == "llamacpp" and parallel > self._parallel:
-            if name in self._engines:
-                self._engines.pop(name).close()
-            self._engines[name] = self._open_llamacpp(parallel)
+            self._engines[name] = self._open_llamacpp(parallel)  # a smaller one may still be at work
             self._parallel = parallel
         elif name not in self._engines:
             self._engines[name] = self._open_torch()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from genkit.errors import GenkitError
+from genkit.errors import GenkitError, InputError
 from genkit.text.config import GenerationConfig
 
 Bias = tuple[tuple[tuple[int, ...], float], ...]
@@ -79,6 +79,22 @@ class TextEngine(Protocol):
     def generate(self, requests: Iterable[TokenRequest]) -> Iterator[TokenEvent]: ...
 
     def close(self) -> None: ...
+
+
+def check_length(tokens: int, context: int) -> None:
+    """Raise InputError unless a prompt of so many tokens leaves room in the context."""
+    if not tokens:
+        raise InputError("the prompt has no tokens", "give at least one, for instance the end-of-text token")
+    if tokens >= context:
+        raise too_long(tokens, context)
+
+
+def too_long(tokens: int, context: int) -> InputError:
+    """What to say of a prompt that fills the context."""
+    return InputError(
+        f"the prompt has {tokens:,} tokens and the model's context {context:,}",
+        f"shorten it to {context - 1:,} tokens or fewer",
+    )
 
 
 def lacks(engine: str, config: GenerationConfig, bias: Bias = ()) -> tuple[str, ...]:

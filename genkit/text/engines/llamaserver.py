@@ -18,7 +18,7 @@ from typing import Any
 from genkit.errors import GenkitError, InputError, ResourceError, UsageError
 from genkit.runtime.device import cpu_count, idle_cpus
 from genkit.text.config import GenerationConfig
-from genkit.text.engines import TokenRequest
+from genkit.text.engines import TokenRequest, check_length, too_long
 
 _SMALL = 64 << 20  # bytes of weights
 _ROWS = 8  # that one server gains from having at once
@@ -140,10 +140,7 @@ def payload(request: TokenRequest, context: int) -> dict[str, Any]:
     config, prompt = request.config, request.prompt
     room = config.max_new_tokens
     if not isinstance(prompt, str):
-        if not prompt:
-            raise InputError("the prompt has no tokens", "give at least one, for instance the end-of-text token")
-        if len(prompt) >= context:
-            raise too_long(len(prompt), context)
+        check_length(len(prompt), context)
         room = min(room, context - len(prompt))
     body: dict[str, Any] = {
         "prompt": prompt,
@@ -227,13 +224,6 @@ def _stderr_to(descriptor: int) -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
-
-
-def too_long(tokens: int, context: int) -> InputError:
-    return InputError(
-        f"the prompt has {tokens:,} tokens, the model's context is {context:,}",
-        f"shorten it to {context - 1:,} tokens or fewer",
-    )
 
 
 def refusal(error: dict[str, Any], request: TokenRequest) -> GenkitError:

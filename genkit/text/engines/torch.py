@@ -14,7 +14,7 @@ from genkit.errors import InputError
 from genkit.runtime.manager import Runtime
 from genkit.text.config import GenerationConfig
 from genkit.text.constraints.badwords import BadWords
-from genkit.text.engines import Bias, TokenEvent, TokenRequest
+from genkit.text.engines import Bias, TokenEvent, TokenRequest, check_length
 from genkit.text.engines.beams import Beam, beam_search
 from genkit.text.engines.decoder import Decoder, exact_widths, for_decoding
 from genkit.text.models.gpt import GPT
@@ -151,13 +151,7 @@ class TorchTextEngine:
         if isinstance(prompt, str):
             raise InputError("the torch engine reads token ids, not text")
         vocabulary = self._model.config.vocab_size
-        if not prompt:
-            raise InputError("the prompt has no tokens", "give at least one, for instance the end-of-text token")
-        if len(prompt) >= self.context:
-            raise InputError(
-                f"the prompt has {len(prompt):,} tokens, the model's context is {self.context:,}",
-                f"shorten it to {self.context - 1:,} tokens or fewer",
-            )
+        check_length(len(prompt), self.context)
         if wrong := [token for token in prompt if not 0 <= token < vocabulary]:
             raise InputError(f"token {wrong[0]} of the prompt is not in the model's vocabulary of {vocabulary:,}")
         return tuple(prompt)

@@ -13,13 +13,12 @@ from genkit.files import read_json
 from genkit.library import CONFIG as CONFIG
 from genkit.library import GENERATION as GENERATION
 from genkit.library import WEIGHTS as WEIGHTS
+from genkit.library import weight_files
 from genkit.text.config import GPTConfig
 from genkit.text.models.gpt import GPT
 from genkit.text.models.layout import from_hf_state, to_hf_state
 from genkit.text.tokenizer import Tokenizer
 from genkit.training.weights import load_tensors
-
-INDEX = "model.safetensors.index.json"
 
 
 def read_config(folder: Path) -> GPTConfig:
@@ -37,12 +36,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     Raises:
         InputError: missing, corrupt or unsafe files.
     """
-    if (folder / WEIGHTS).exists() or not (folder / INDEX).exists():
-        return load_tensors(folder / WEIGHTS)
-    shards = read_json(folder / INDEX).get("weight_map")
-    if not isinstance(shards, dict) or not all(isinstance(s, str) and Path(s).name == s for s in shards.values()):
-        raise InputError(f"{folder / INDEX}: weight_map must name files of the same folder")
-    return {name: t for shard in sorted(set(shards.values())) for name, t in load_tensors(folder / shard).items()}
+    return {name: t for path in weight_files(folder) for name, t in load_tensors(path).items()}
 
 
 def load_model(folder: Path, *, dropout: float = 0.0) -> GPT:

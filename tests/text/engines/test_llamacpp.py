@@ -273,7 +273,7 @@ def test_errors_are_events_and_the_others_go_on(engine: LlamaCppEngine) -> None:
         TokenRequest([1], fine, 0),
     )
     assert isinstance(long[0].error, InputError)
-    assert "64 tokens, the model's context is 64" in str(long[0].error)
+    assert "64 tokens and the model's context 64" in str(long[0].error)
     assert isinstance(empty[0].error, InputError)
     assert isinstance(grammar[0].error, UsageError)
     assert "missing" in str(grammar[0].error)

@@ -275,7 +275,7 @@ def test_greedy_text_of_transformers(tmp_path: Any, runtime: Runtime) -> None:
     ("prompt", "message"),
     [
         ([], "no tokens"),
-        ([1] * BLOCK, f"the prompt has {BLOCK} tokens, the model's context is {BLOCK}"),
+        ([1] * BLOCK, f"the prompt has {BLOCK} tokens and the model's context {BLOCK}"),
         ([1, VOCAB], f"token {VOCAB} of the prompt is not in the model's vocabulary"),
         ([-1], "token -1 of the prompt"),
     ],
