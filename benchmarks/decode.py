@@ -66,9 +66,6 @@ def measure(args: argparse.Namespace) -> list[Result]:
         what, gguf = f"warm decode, {name}", exported(precision)
         builds = llama_cpp(args, "llama-bench")
         peers = {f"llama-bench, {build}": llama_bench(binary, gguf) for build, binary in builds.items()}
-        if precision == "fp32":
-            flags = ("-ctk", "f32", "-ctv", "f32", "-fa", "0")
-            peers |= {f"llama-bench, {build}, f32 cache": llama_bench(b, gguf, *flags) for build, b in builds.items()}
         if not peers:
             results.append(no_llama_cpp(what))
         pipeline = cast(TextPipeline, load("story", device="cpu", precision=precision, engine="llamacpp"))

@@ -120,7 +120,8 @@ def process(command: Sequence[str | Path], *, output: Path | None = None, **env:
 def environment(**more: str) -> dict[str, str]:
     """This environment without the network, and without settings for genkit's commands."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("GENKIT_TEXT", "GENKIT_IMAGE"))}
-    return kept | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"} | more
+    quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "ORT_DISABLE_TELEMETRY": "1"}
+    return kept | quiet | more
 
 
 def genkit(*args: str | Path) -> list[str]:

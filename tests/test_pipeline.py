@@ -18,9 +18,9 @@ import genkit
 from genkit import library
 from genkit.errors import InputError, UsageError
 from genkit.pipeline import ImagePipeline, TextJob, TextPipeline, load
-from genkit.pipeline import text as pipelines
 from genkit.text.config import GenerationConfig, GPTConfig
-from genkit.text.engines import TokenEvent, TokenRequest
+from genkit.text.engines import TokenEvent, TokenRequest, llamaserver
+from genkit.text.engines.llamacpp import LlamaCppEngine
 from genkit.text.tokenizer import Tokenizer
 from genkit.training.weights import load_tensors, save_tensors
 
@@ -269,9 +269,27 @@ def test_a_long_context_takes_rows_before_it_takes_tokens() -> None:
         )  # fmt: skip
 
     token = 2 * 4 * 16 * 8 * 64
-    assert pipelines._capacity(shape(256), 16) == (16, 256)
-    assert pipelines._capacity(shape(8192), 16) == ((2 << 30) // (token * 8192), 8192) == (4, 8192)
-    assert pipelines._capacity(shape(1 << 17), 16) == (1, 1 << 15)
+    assert llamaserver.capacity(shape(256), 16) == (16, 256)
+    assert llamaserver.capacity(shape(8192), 16) == ((2 << 30) // (token * 8192), 8192) == (4, 8192)
+    assert llamaserver.capacity(shape(1 << 17), 16) == (1, 1 << 15)
+
+
+@pytest.mark.parametrize(("precision", "rows"), [("fp32", 16), ("int8", 16), ("fp16", 1)])
+def test_rows_run_together_where_none_changes_another(
+    tiny_text: Path, precision: str, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[int] = []
+    init = LlamaCppEngine.__init__
+    monkeypatch.setattr(
+        LlamaCppEngine, "__init__", lambda self, *a, **k: opened.append(k["parallel"]) or init(self, *a, **k)
+    )
+    config = GenerationConfig(n=20, max_new_tokens=3)
+    with load(tiny_text, device="cpu", precision=precision) as pipeline:
+        assert isinstance(pipeline, TextPipeline)
+        texts = pipeline.complete("The", config)
+        list(pipeline.stream("The", config, parallel=4))
+        assert pipeline.complete("The", config) == texts
+    assert opened == ([rows] if rows > 4 else [1, 4, 1])
 
 
 def test_the_public_names_are_what_they_say() -> None:

@@ -35,10 +35,8 @@ def batch_options(function: Any) -> Any:
             "--parallel",
             section="Batch",
             type=Value(int, Option(help="", min=1, max=1024), "--parallel"),
-            default=16,
             metavar="INT",
-            show_default=True,
-            help="Continuations at a time. 1 is exact: the text that each prompt has alone.",
+            help="Continuations at a time. Default: 16; on llama.cpp in fp16, where they change one another, 1.",
         ),
         option(
             "--shard",

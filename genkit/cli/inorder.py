@@ -59,14 +59,14 @@ class Result(NamedTuple):
 
 
 class InOrder:
-    """Does tasks, `parallel` continuations at a time.
+    """Does tasks, `parallel` continuations at a time; see `TextPipeline.run`.
 
     When no task is there yet, or `AHEAD` continuations are begun and an earlier one is not
     done, the engine finishes what it has before it is given more. So neither a source that
     pauses nor one long text holds up what is done, and little waits in memory.
     """
 
-    def __init__(self, pipeline: TextPipeline, tasks: Tasks, parallel: int) -> None:
+    def __init__(self, pipeline: TextPipeline, tasks: Tasks, parallel: int | None) -> None:
         self._pipeline, self._tasks, self._parallel = pipeline, tasks, parallel
         self._slots: deque[_Slot] = deque()  # begun, in the order of the lines
         self._begun = 0  # continuations in them

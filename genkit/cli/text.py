@@ -72,7 +72,7 @@ def text(
     model: str,
     seed: int | None,
     input: str | None,
-    parallel: int,
+    parallel: int | None,
     form: str | None,
     output: str | None,
     no_clobber: bool,

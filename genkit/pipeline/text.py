@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from genkit.text.writing import Writer
 
 PARALLEL = 16  # continuations at once
-KEYS_AND_VALUES = 2 << 30  # bytes that the rows of a .gguf file may fill; its context may be longer than memory
 
 
 @dataclass(frozen=True)
@@ -174,7 +173,7 @@ class TextPipeline(Pipeline):
         config: GenerationConfig | None = None,
         *,
         seed: int = 0,
-        parallel: int = PARALLEL,
+        parallel: int | None = None,
         live: bool = True,
     ) -> Iterator[TextEvent]:
         """Continue `prompt` `config.n` times, the i-th from seed + i; the pieces come interleaved.
@@ -189,23 +188,29 @@ class TextPipeline(Pipeline):
             ResourceError: the memory does not suffice.
         """
         config = config or GenerationConfig(**self.defaults())
-        for event in self.run([TextJob(prompt, config, seed, live)], parallel=min(config.n, parallel)):
+        for event in self.run([TextJob(prompt, config, seed, live)], parallel=parallel, most=config.n):
             if event.error:
                 raise event.error
             yield event
 
-    def run(self, jobs: Iterable[TextJob], *, parallel: int = PARALLEL) -> Iterator[TextEvent]:
-        """Do many jobs, `parallel` continuations at a time; `jobs` is read as there is room.
+    def run(self, jobs: Iterable[TextJob], *, parallel: int | None = None, most: int = PARALLEL) -> Iterator[TextEvent]:
+        """Do many jobs; `jobs` is read as there is room.
 
-        With `parallel=1` llama.cpp gives each the text that it has alone. A job that is
-        refused gives an event with its `error`; the others go on.
+        A job that is refused gives an event with its `error`; the others go on.
+
+        Args:
+            parallel: continuations at a time; default: as many as leave each the text that it has
+                alone. That is `PARALLEL`, but on llama.cpp 1 in any precision but fp32 and int8.
+            most: how many continuations there are at most.
 
         Raises:
             ResourceError: the memory does not suffice.
         """
         refused: deque[TextEvent] = deque()
         for engine, works in groupby(self._prepared(jobs, refused), key=lambda work: work.engine):
-            yield from self._run_on(engine, works, parallel, refused)
+            if engine == "llamacpp" and parallel is None:
+                parallel = self._at_once
+            yield from self._run_on(engine, works, min(most, parallel or PARALLEL), refused)
         yield from refused
 
     def placed(self, config: GenerationConfig) -> Placement:
@@ -266,13 +271,13 @@ class TextPipeline(Pipeline):
         if not missing:
             return usual
         other = "torch" if usual == "llamacpp" else "llamacpp"
-        flags = " and ".join(missing)
+        flags = _listed(missing)
         if self.tokenizer is None:
             raise UsageError(f"{self.path.name} runs on llama.cpp alone, which cannot do {flags}", "leave it out")
         if self._asked_engine != "auto":
             raise UsageError(f"--engine {usual} cannot do {flags}", f"use --engine {other}")
         if also := lacks(other, config, bias):
-            raise UsageError(f"{flags} and {' and '.join(also)} exclude each other", "no engine does both")
+            raise UsageError(f"{flags} and {_listed(also)} exclude each other", "no engine does both")
         if other not in self._moved:
             try:
                 self._place(other)
@@ -325,7 +330,7 @@ class TextPipeline(Pipeline):
     def _engine(self, name: str, parallel: int) -> Any:
         """The open engine of that name; opened first if need be."""
         started = time.monotonic()
-        if name == "llamacpp" and parallel > self._parallel:
+        if name == "llamacpp" and (parallel > self._parallel or (self._at_once == 1 and parallel != self._parallel)):
             self._engines[name] = self._open_llamacpp(parallel)  # a smaller one may still be at work
             self._parallel = parallel
         elif name not in self._engines:
@@ -335,11 +340,23 @@ class TextPipeline(Pipeline):
         self._note(f"{name} loaded the model in {time.monotonic() - started:.2f} s")
         return self._engines[name]
 
+    @functools.cached_property
+    def _at_once(self) -> int:
+        """Rows that llama.cpp takes together without one changing another; fp16 kernels sum otherwise in a batch."""
+        if self.tokenizer:
+            exact = self._place("llamacpp").precision in ("fp32", "int8")
+        else:
+            from genkit.text.gguf.check import check_gguf
+
+            exact = check_gguf(self.path).fields.get("general.file_type") in (0, 7)  # all F32, mostly Q8_0
+        return PARALLEL if exact else 1
+
     def _open_llamacpp(self, parallel: int) -> TextEngine:
         from genkit.text.engines.llamacpp import LlamaCppEngine
+        from genkit.text.engines.llamaserver import KEYS_AND_VALUES, capacity
 
         if self.tokenizer:
-            rows, context = _capacity(self._shape, parallel)
+            rows, context = capacity(self._shape, parallel)
             engine = LlamaCppEngine(self._view, parallel=rows, context=context)
         else:
             from genkit.text.gguf.check import check_gguf, fitting_context
@@ -378,8 +395,5 @@ class TextPipeline(Pipeline):
         return token_pieces(read_json(self.path / library.TOKENIZER, limit=library.MAX_TOKENIZER), self._shape)
 
 
-def _capacity(shape: GPTConfig, parallel: int) -> tuple[int, int]:
-    """Rows at once, and tokens for each, whose keys and values in fp32 fit into `KEYS_AND_VALUES`: whole rows first."""
-    token = 2 * 4 * shape.n_layer * shape.n_kv_head * shape.head_dim  # bytes
-    rows = max(1, min(parallel, KEYS_AND_VALUES // (token * shape.block_size)))
-    return rows, min(shape.block_size, KEYS_AND_VALUES // (token * rows))
+def _listed(flags: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(flags[:-1]), flags[-1])))

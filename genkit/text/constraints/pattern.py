@@ -48,7 +48,10 @@ def expression(pattern: str, *, quoted: bool = False, search: bool = False) -> s
     try:
         parsed = _parser.parse(pattern)
     except (re.error, RecursionError, OverflowError) as error:
-        raise UsageError(f"{pattern!r} is not a regular expression: {error}") from error
+        raise UsageError(
+            f"--regex {pattern!r} is not a regular expression: {error}",
+            "put a backslash before a sign that stands for itself",
+        ) from error
     if parsed.state.flags & (re.IGNORECASE | re.MULTILINE | re.LOCALE):
         raise _unknown(pattern, "flags other than s, a and x")
     nodes = list(parsed)

@@ -106,7 +106,8 @@ class LlamaCppEngine:
                     request.live |= self._cancels
                     try:
                         self._check_grammar(request.config.grammar)
-                        row = _Row(index, request, self._idlest(), self.context, chunks, self._pieces)
+                        body = json.dumps(payload(request, self.context, self.eos_id)).encode()
+                        row = _Row(index, request, body, self._idlest(), chunks, self._pieces)
                     except GenkitError as error:
                         yield TokenEvent(index, -1, "error", error=error)
                         continue
@@ -156,15 +157,14 @@ class _Row:
         self,
         index: int,
         request: TokenRequest,
+        body: bytes,
         server: Any,
-        context: int,
         chunks: queue.SimpleQueue[tuple[_Row, bytes | None]],
         pieces: dict[int, str],
     ) -> None:
         self.index, self.request, self.server, self.pieces = index, request, server, pieces
         self._cancelled = False
         self._held: TokenEvent | None = None  # only the chunk after a token tells whether it was the last
-        body = json.dumps(payload(request, context)).encode()
 
         def take(chunk: bytes) -> bool:
             chunks.put((self, chunk))

@@ -17,9 +17,10 @@ from typing import Any
 
 from genkit.errors import GenkitError, InputError, ResourceError, UsageError
 from genkit.runtime.device import cpu_count, idle_cpus
-from genkit.text.config import GenerationConfig
+from genkit.text.config import GenerationConfig, GPTConfig
 from genkit.text.engines import TokenRequest, check_length, too_long
 
+KEYS_AND_VALUES = 2 << 30  # bytes that all rows may fill; a model's context may be longer than memory
 _SMALL = 64 << 20  # bytes of weights
 _ROWS = 8  # that one server gains from having at once
 _SEEDS = (1 << 32) - 1  # llama.cpp draws a seed of its own for the last number of 32 bits
@@ -46,6 +47,13 @@ def layout(gguf: Path, parallel: int) -> tuple[int, int]:
         return 1, cores
     servers = max(1, min(cores, parallel // _ROWS))
     return servers, max(1, cores // servers) if asked else idle_cpus() if servers == 1 else 1
+
+
+def capacity(shape: GPTConfig, parallel: int) -> tuple[int, int]:
+    """Rows at once, and tokens for each, whose keys and values in fp32 fit into `KEYS_AND_VALUES`: whole rows first."""
+    token = 2 * 4 * shape.n_layer * shape.n_kv_head * shape.head_dim  # bytes
+    rows = max(1, min(parallel, KEYS_AND_VALUES // (token * shape.block_size)))
+    return rows, min(shape.block_size, KEYS_AND_VALUES // (token * rows))
 
 
 def start_server(gguf: Path, *, parallel: int, threads: int, context: int, exact: bool) -> Any:
@@ -131,19 +139,24 @@ def _signals_kept() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def payload(request: TokenRequest, context: int) -> dict[str, Any]:
+def payload(request: TokenRequest, context: int, start: int | None) -> dict[str, Any]:
     """The request in llama.cpp's words.
+
+    Args:
+        start: the token that an empty text begins with.
 
     Raises:
         InputError: the prompt is empty or leaves no room in the context.
     """
     config, prompt = request.config, request.prompt
     room = config.max_new_tokens
+    if prompt == "" and start is None:
+        raise InputError("the prompt is empty, and the model has no token that begins a text", "give a prompt")
     if not isinstance(prompt, str):
         check_length(len(prompt), context)
         room = min(room, context - len(prompt))
     body: dict[str, Any] = {
-        "prompt": prompt,
+        "prompt": prompt or [start],
         "n_predict": room,
         "stream": request.live or bool(config.stop),
         "verbose": True,  # the only way to see token ids
