@@ -32,6 +32,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What the tests make goes into a cache of their own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GENKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("OMP_NUM_THREADS", raising=False)  # torch has read it; llama.cpp would wait in busy loops
         yield
 
 

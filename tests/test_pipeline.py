@@ -21,6 +21,7 @@ from genkit.pipeline import ImagePipeline, TextJob, TextPipeline, load
 from genkit.text.config import GenerationConfig, GPTConfig
 from genkit.text.engines import TokenEvent, TokenRequest, llamaserver
 from genkit.text.engines.llamacpp import LlamaCppEngine
+from genkit.text.gguf.convert import write_gguf
 from genkit.text.tokenizer import Tokenizer
 from genkit.training.weights import load_tensors, save_tensors
 
@@ -274,7 +275,23 @@ def test_a_long_context_takes_rows_before_it_takes_tokens() -> None:
     assert llamaserver.capacity(shape(1 << 17), 16) == (1, 1 << 15)
 
 
-@pytest.mark.parametrize(("precision", "rows"), [("fp32", 16), ("int8", 16), ("fp16", 1)])
+def test_a_file_of_its_own_tokenizer_writes_the_same_text(tiny_text: Path, tmp_path: Path) -> None:
+    file = tmp_path / "tiny.gguf"
+    write_gguf(tiny_text, file, "fp32")
+    config = GenerationConfig(max_new_tokens=12, temperature=0)
+    with load(tiny_text, device="cpu") as folder, load(file) as whole:
+        assert isinstance(folder, TextPipeline)
+        assert isinstance(whole, TextPipeline)
+        for prompt in ("The cat", ""):  # the empty one begins a text
+            assert whole.complete(prompt, config) == folder.complete(prompt, config)
+            pieces = [event.text for event in whole.stream(prompt, config)]
+            assert "".join(pieces) == whole.complete(prompt, config)[0]
+        assert whole.complete("The cat", config) != [""]
+    with pytest.raises(UsageError, match=r"--precision int8: tiny\.gguf has a precision of its own"):
+        load(file, precision="int8")
+
+
+@pytest.mark.parametrize(("precision", "rows"), [("fp32", 20), ("int8", 16), ("fp16", 1)])
 def test_rows_run_together_where_none_changes_another(
     tiny_text: Path, precision: str, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

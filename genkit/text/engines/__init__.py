@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -122,3 +122,8 @@ def lacks(engine: str, config: GenerationConfig, bias: Bias = ()) -> tuple[str, 
             "--grammar": config.grammar is not None,
         }
     return tuple(flag for flag, wanted in asked.items() if wanted)
+
+
+def listed(flags: Sequence[str]) -> str:
+    """`--a`, `--a and --b`, `--a, --b and --c`."""
+    return " and ".join(filter(None, (", ".join(flags[:-1]), flags[-1])))
