@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -236,9 +237,15 @@ def cpu_count() -> int:
 
 
 def idle_cpus() -> int:
-    """Those of `cpu_count` that have nothing to run at this moment, this process's own included; at least 1."""
-    running = re.match(r"(?:\S+ ){3}(\d+)/", _read(Path("/proc/loadavg")))
-    busy = int(running[1]) - 1 if running else round(os.getloadavg()[0]) if hasattr(os, "getloadavg") else 0
+    """Those of `cpu_count` that have nothing to run at this moment, this process's own included; at least 1.
+
+    The least busy of three looks counts, as the system's own threads run for moments.
+    """
+    looks = []
+    for pause in (0.001, 0.001, 0):
+        looks.append(re.match(r"(?:\S+ ){3}(\d+)/", _read(Path("/proc/loadavg"))))
+        time.sleep(pause)
+    busy = min((int(running[1]) - 1 for running in looks if running), default=round(os.getloadavg()[0]))
     return max(1, cpu_count() - max(0, busy))
 
 
