@@ -31,6 +31,7 @@ from genkit.image.noise import batch_latents, latents
 from genkit.image.train import plan, train_gan
 from genkit.runtime.device import Hardware, resolve
 from genkit.runtime.manager import Runtime
+from genkit.tensors import TensorFile
 from genkit.training.log import Progress
 from genkit.training.weights import load_tensors
 
@@ -214,7 +215,7 @@ def test_the_graph_is_published_with_the_weights(
     run(config)
     path = out / graph.GRAPH
     whole = path.read_bytes()
-    assert graph.stored(out, graph.Header(out / "model.safetensors")) == whole
+    assert graph.stored(out, TensorFile(out / "model.safetensors")) == whole
     before = by_onnx(out)
     assert np.abs(before.astype(int) - by_torch(out)).max() <= 1
 
