@@ -287,6 +287,15 @@ def test_a_file_of_its_own_tokenizer_writes_the_same_text(tiny_text: Path, tmp_p
             pieces = [event.text for event in whole.stream(prompt, config)]
             assert "".join(pieces) == whole.complete(prompt, config)[0]
         assert whole.complete("The cat", config) != [""]
+    write_gguf(tiny_text, file, "fp16")
+    with load(file) as half:  # rows run alone here unless asked for
+        assert isinstance(half, TextPipeline)
+        texts, pieces = ["", ""], ["", ""]
+        for event in half.stream("The cat", config.replace(logprobs=2, n=2), parallel=2):
+            texts[event.index] += event.text
+            pieces[event.index] += half.piece(event.token or 0)
+        assert pieces == texts
+        assert texts[0] != ""
     with pytest.raises(UsageError, match=r"--precision int8: tiny\.gguf has a precision of its own"):
         load(file, precision="int8")
 

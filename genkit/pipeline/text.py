@@ -97,7 +97,7 @@ class TextPipeline(Pipeline):
     def _open(self) -> None:
         from genkit.text.tokenizer import Tokenizer
 
-        self._engines: dict[str, TextEngine] = {}
+        self._engines: dict[str, Any] = {}  # TextEngine by name
         self._moved: set[str] = set()  # the engines that took over a request
         self._parallel = 0  # what the open llama.cpp has room for
         self.tokenizer: Tokenizer | None = None
@@ -208,9 +208,8 @@ class TextPipeline(Pipeline):
         """
         refused: deque[TextEvent] = deque()
         for engine, works in groupby(self._prepared(jobs, refused), key=lambda work: work.engine):
-            if engine == "llamacpp" and parallel is None:
-                parallel = self._at_once
-            yield from self._run_on(engine, works, min(most, parallel or PARALLEL), refused)
+            room = parallel or (self._at_once if engine == "llamacpp" else PARALLEL)
+            yield from self._run_on(engine, works, min(most, room), refused)
         yield from refused
 
     def placed(self, config: GenerationConfig) -> Placement:
@@ -222,8 +221,8 @@ class TextPipeline(Pipeline):
         return self._place(self._engine_for(config, self._bias(config)))
 
     def piece(self, token: int) -> str:
-        """What one token reads as by itself."""
-        return self.tokenizer.decode([token]) if self.tokenizer else self._engine("llamacpp", 1).piece(token)
+        """What one token reads as by itself; from a `.gguf`, one that an event named."""
+        return self.tokenizer.decode([token]) if self.tokenizer else self._engines["llamacpp"].piece(token)
 
     def _prepared(self, jobs: Iterable[TextJob], refused: deque[TextEvent]) -> Iterator[_Work]:
         for number, job in enumerate(jobs):

@@ -41,8 +41,9 @@ def layout(gguf: Path, parallel: int) -> tuple[int, int]:
     therefore runs on the cores that are idle at its start, and many rows on one server
     a core. OMP_NUM_THREADS stands for the number of cores, and for a wish to use them.
     """
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    cores = int(asked) if asked.isdecimal() and int(asked) > 0 else cpu_count()
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    asked = int(told) if told.isdecimal() else 0
+    cores = asked or cpu_count()
     if not is_small(gguf):
         return 1, cores
     servers = max(1, min(cores, parallel // _ROWS))
