@@ -126,7 +126,8 @@ def _resumed(config: Config, set_by_user: frozenset[str], task: TrainTask) -> Co
 
 def _trainer(task: TrainTask) -> tuple[Any, Any]:
     if task == "train-text":
-        from genkit.text.train import plan, train_text
+        from genkit.text.plan import plan
+        from genkit.text.train import train_text
 
         return train_text, plan
     from genkit.image.train import plan as plan_gan

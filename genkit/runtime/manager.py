@@ -128,6 +128,11 @@ class Runtime:
         """A random stream of its own, set by the run's seed and this name; equal on every rank."""
         return torch.Generator(device).manual_seed(derive_seed(self.seed, name))
 
+    def empty_cache(self) -> None:
+        """Give memory that torch holds in reserve back to the device."""
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).empty_cache()
+
     def synchronize(self) -> None:
         """Wait for the device to finish, before reading a clock."""
         if self.device.type != "cpu":
@@ -144,13 +149,18 @@ def memory_guard(remedy: str) -> Iterator[None]:
     """Turn running out of memory into a ResourceError whose hint is `remedy`."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise ResourceError("out of memory", remedy) from error
-    except RuntimeError as error:
-        text = str(error).lower()
-        if "can't allocate memory" not in text and "out of memory" not in text and "not enough memory" not in text:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
             raise
         raise ResourceError("out of memory", remedy) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch, or Python, says that memory does not suffice; torch has several ways to say so."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return any(words in text for words in ("can't allocate memory", "out of memory", "not enough memory"))
 
 
 def _from_environment(name: str, default: int) -> int:

@@ -308,6 +308,7 @@ class TextTrainConfig(Config):
     out: str = option("runs/text", "Run directory.", metavar="RUN", section=_RUN)
     eval_interval: int | None = option(None, "Steps between validations; default: about 20 times a run.", min=1, section=_RUN)
     eval_tokens: int = option(32_768, "Validation tokens to measure while training.", min=1, parse=parse_count, metavar="COUNT", section=_RUN)
+    patience: int = option(0, "Stop after this many validations in a row without a better one; 0: never.", min=0, section=_RUN)
     sample_interval: int | None = option(None, "Steps between samples; default: as often.", min=1, section=_RUN)
     sample_prompt: str = option("", "Prompt of the samples drawn while training.", metavar="TEXT", section=_RUN)
     save_interval: int | None = option(None, "Steps between checkpoints; default: as often, and every 5 minutes.", min=1, section=_RUN)

@@ -5,6 +5,7 @@ RUN/.lock .genkit-run          held by the process that trains; mark of a run
     metrics.jsonl samples/     what the loop reports
     data/                      the prepared data
     config.json ...            the published model
+    best/                      the model with the lowest validation loss
     .genkit-aside/             the run that --force replaces, until the new one has a checkpoint
 """
 
@@ -41,10 +42,11 @@ from genkit.training.weights import save_tensors
 
 LOCK, MARK = ".lock", RUN_MARK
 ASIDE, MOVING = ".genkit-aside", ".genkit-moving"  # an old run set aside; one that is on its way there or back
+BEST = "best"  # folder of the model with the lowest validation loss
 BEFORE_SAVING = {"metrics.jsonl", "checkpoints", "data", "tensorboard"}
 """All that a run holds before its first checkpoint, besides the lock and the mark."""
 OURS = BEFORE_SAVING | {
-    "samples", "model.safetensors", "config.json", "genkit.json", "generator.onnx",
+    "samples", BEST, "adapter", "curves.png", "model.safetensors", "config.json", "genkit.json", "generator.onnx",
     "tokenizer.json", "tokenizer_config.json", "generation_config.json",
 }  # fmt: skip
 """What genkit writes into a run, besides the lock and the mark."""
@@ -262,10 +264,12 @@ class RunDir:
         raw: Mapping[str, bytes] | None = None,
         tensors: Mapping[str, Mapping[str, Tensor]] | None = None,
         json: Mapping[str, Mapping[str, Any]] | None = None,
+        into: str = "",
     ) -> None:
         """Write model files into the run, each atomically, by file name; JSON last.
 
         Args:
+            into: a folder of the run, instead of its root.
             tensors: safetensors files; floating point becomes float32.
 
         Raises:
@@ -274,15 +278,16 @@ class RunDir:
         """
         if not self._is_main:
             return
+        folder = self._folder(into) if into else self.path
         for name, group in (tensors or {}).items():
             _check_finite(name, group)
         for name, data in (raw or {}).items():
-            files.write_bytes(self.path / name, data)
+            files.write_bytes(folder / name, data)
         for name, group in (tensors or {}).items():
             plain = {k: t.detach().float() if t.is_floating_point() else t for k, t in group.items()}
-            save_tensors(self.path / name, plain, {"format": "pt"})
+            save_tensors(folder / name, plain, {"format": "pt"})
         for name, value in (json or {}).items():
-            files.write_json(self.path / name, value)
+            files.write_json(folder / name, value)
 
     def _folder(self, name: str) -> Path:
         folder = self.path / name
@@ -324,7 +329,7 @@ class RunDir:
         for old in (self.path / "checkpoints").glob("old-step-*"):
             target = old.with_name(old.name.removeprefix("old-"))
             shutil.rmtree(old) if target.exists() else old.rename(target)
-        for folder in (self.path, *(self.path / name for name in ("checkpoints", "samples", "data"))):
+        for folder in (self.path, *(self.path / name for name in ("checkpoints", "samples", "data", BEST))):
             for leftover in folder.glob(files.TEMPORARY):
                 remove(leftover)
 

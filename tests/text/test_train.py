@@ -19,7 +19,8 @@ from genkit.runtime.manager import Runtime
 from genkit.text import train
 from genkit.text.config import TextTrainConfig
 from genkit.text.models.store import load_model
-from genkit.text.train import plan, train_text
+from genkit.text.plan import plan
+from genkit.text.train import train_text
 from genkit.training.log import Progress, TrainReport
 
 LINES = "the cat sat on the mat and the dog ran to the cat\n" * 60
@@ -85,7 +86,7 @@ def test_it_learns_and_leaves_a_whole_model(config: TextTrainConfig, tmp_path: P
     assert report.seen == 90 * 4 * 16
     folder = tmp_path / "run"
     assert {p.name for p in folder.iterdir() if not p.name.startswith(".")} == {
-        "checkpoints", "config.json", "data", "generation_config.json", "genkit.json", "metrics.jsonl",
+        "best", "checkpoints", "config.json", "data", "generation_config.json", "genkit.json", "metrics.jsonl",
         "model.safetensors", "samples", "tokenizer.json", "tokenizer_config.json",
     }  # fmt: skip
     record = json.loads((folder / "genkit.json").read_text())
@@ -149,27 +150,128 @@ def test_a_signal_saves_and_names_the_command_that_resumes(config: TextTrainConf
     assert (tmp_path / "run" / "checkpoints" / "step-000004" / "state.json").is_file()
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
-    config: TextTrainConfig, tmp_path: Path
+class Poisoned:
+    """A `train_step` whose loss is nan whenever a batch of `bad` data steps comes."""
+
+    def __init__(self, *bad: int) -> None:
+        self.bad, self.taken, self.scales = bad, [], []
+        self.original = train.train_step
+
+    def __call__(self, model: Any, loss: Any, optimizers: Any, *args: Any, step: int, **how: Any) -> Any:
+        self.taken.append(step)
+        self.scales.append(next(iter(optimizers.values())).param_groups[0]["lr"])
+        found, norm, parts = self.original(model, loss, optimizers, *args, step=step, **how)
+        if step in self.bad:
+            with torch.no_grad():
+                model.embed.weight.fill_(math.nan)
+            found = math.nan
+        return found, norm, parts
+
+
+def test_a_loss_that_is_not_finite_sends_the_run_back_past_the_data_at_a_lower_rate(
+    config: TextTrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def poison() -> None:
-        with torch.no_grad():
-            models[0].embed.weight.fill_(math.nan)
+    poisoned = Poisoned(7)
+    monkeypatch.setattr(train, "train_step", poisoned)
+    recorder = Recorder()
+    report = run(config.replace(schedule="constant", warmup=0.0), recorder)
+    assert poisoned.taken == [*range(8), *range(8, 15)]  # a save at step 5: steps 5 to 11 again, on other data
+    assert poisoned.scales == pytest.approx([1e-2] * 8 + [0.5e-2] * 7)
+    assert recorder.steps == [1, 2, 3, 4, 5, 6, 7, *range(6, 13)]
+    assert any("the loss is nan" in line and "back to step 5" in line for line in recorder.said)
+    assert report.steps == 12
+    assert all(torch.isfinite(p).all() for p in load_model(tmp_path / "run").parameters())
 
-    models: list[Any] = []
-    original = train.GPT
 
-    def remember(*args: Any) -> Any:
-        models.append(original(*args))
-        return models[-1]
+def test_a_run_that_went_back_resumes_bit_for_bit(
+    config: TextTrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "train_step", Poisoned(7))
+    run(config)
+    straight = digests(tmp_path / "run")
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "GPT", remember)
-        with pytest.raises(TrainingStopped, match=r"the loss is nan .* at step 8") as error:
-            run(config, Recorder(7, poison))
+    class Killed(Exception):
+        pass
+
+    def die() -> None:
+        raise Killed
+
+    again = config.replace(out=str(tmp_path / "again"))
+    with pytest.raises(Killed):
+        run(again, Recorder(8, die))  # after going back from 7 to 5
+    run(again, resume=True)
+    assert digests(tmp_path / "again") == straight
+
+
+def test_a_loss_that_never_is_finite_ends_the_run_and_keeps_the_last_checkpoint(
+    config: TextTrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "train_step", Poisoned(*range(7, 99)))
+    with pytest.raises(TrainingStopped, match=r"the loss is nan .* after going back 3 times") as error:
+        run(config)
     assert error.value.exit_code == 6
     assert [p.name for p in sorted((tmp_path / "run" / "checkpoints").iterdir())] == ["step-000000", "step-000005"]
     assert all(torch.isfinite(p).all() for p in load_model(tmp_path / "run").parameters())
+
+
+def fake_losses(monkeypatch: pytest.MonkeyPatch, *losses: float) -> None:
+    told = iter(losses)
+
+    def evaluate(*args: Any, **how: Any) -> dict[str, float]:
+        loss = next(told)
+        return {"val_loss": loss, "val_ppl": math.exp(loss), "val_bpb": loss / math.log(2)}
+
+    monkeypatch.setattr(train, "evaluate", evaluate)
+
+
+def test_the_model_that_validates_best_is_kept(
+    config: TextTrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_losses(monkeypatch, 3.0, 1.0, 2.0)
+    recorder = Recorder()
+    report = run(config.replace(eval_interval=4), recorder)  # validates at 4, 8 and at the end
+    folder = tmp_path / "run"
+    assert (folder / "model.safetensors").read_bytes() == (folder / "best" / "model.safetensors").read_bytes()
+    assert json.loads((folder / "genkit.json").read_text())["trained"]["steps"] == 8
+    assert report.metrics["val_loss"] == 1.0
+    assert any("step 8 validated best" in line for line in recorder.said)
+    short = config.replace(steps=8, eval_interval=99, out=str(tmp_path / "short"))
+    assert load_model(folder / "best").config == load_model(folder).config
+    fake_losses(monkeypatch, 1.0)
+    run(short.replace(schedule="constant", warmup=0.0))
+    assert (tmp_path / "short" / "best" / "tokenizer.json").is_file()
+
+
+def test_patience_ends_a_run_that_no_longer_gets_better(
+    config: TextTrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_losses(monkeypatch, 3.0, 2.0, 2.5, 2.25, 2.75)
+    report = run(config.replace(steps=20, eval_interval=2, patience=2))
+    assert report.steps == 8  # best at 4, then two that are not better
+    assert report.metrics["val_loss"] == 2.0
+
+
+def test_a_batch_that_memory_does_not_hold_is_split(
+    config: TextTrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config.replace(dropout=0.0, steps=3)
+    whole, split = Recorder(), Recorder()
+    run(config, whole)
+    from genkit.text.models.gpt import GPT
+
+    original = GPT.loss
+
+    def small(self: Any, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        if self.training and len(ids) > 1:
+            raise torch.OutOfMemoryError("out of memory")
+        return original(self, ids, targets)
+
+    monkeypatch.setattr(GPT, "loss", small)
+    run(config.replace(out=str(tmp_path / "split")), split)
+    assert split.losses == pytest.approx(whole.losses, abs=1e-5)
+    assert [line for line in split.said if "out of memory" in line] == [
+        "out of memory: each batch goes through in 4 parts from here on"
+    ]
 
 
 def test_fine_tuning_starts_from_the_given_weights(config: TextTrainConfig, tmp_path: Path) -> None:

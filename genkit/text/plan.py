@@ -1,0 +1,70 @@
+"""What a run would be, before it is one."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from genkit.runtime.manager import Runtime, memory_guard
+from genkit.text.config import TextTrainConfig
+from genkit.text.data import Corpus, prepare
+from genkit.text.models.gpt import GPT
+from genkit.text.shape import shape_line
+from genkit.text.start import check_fit, corpus_shape, optimizers_of, starting_point
+from genkit.text.step import train_step, training_batch
+from genkit.training.schedule import Budget
+
+OUT_OF_MEMORY = "use a smaller --batch-size, a larger --accumulate or a smaller --preset"
+
+
+def plan(config: TextTrainConfig, runtime: Runtime) -> dict[str, Any]:
+    """What `train_text` would do, found by doing a little of it in a temporary folder.
+
+    Returns:
+        The data's counts, the model's shape, and, from three timed steps, the
+        throughput and what the budget buys.
+    """
+    budget = Budget.of(budget=config.budget, steps=config.steps, units=config.tokens, unit="tokens")
+    with tempfile.TemporaryDirectory(prefix="genkit-") as folder, memory_guard(OUT_OF_MEMORY):
+        base, tokenizer = starting_point(config)
+        corpus = prepare(config, Path(folder), tokenizer)
+        model = base or GPT(corpus_shape(config, corpus, runtime), config.dropout)
+        model.to(runtime.device).train()
+        check_fit(config, model, corpus)
+        optimizers = optimizers_of(model, config, runtime)
+        seconds = []
+        for step in range(4):  # the first one warms up
+            before = time.monotonic()
+            x, y = training_batch(config, model, corpus, step)
+            train_step(
+                model, model.loss, optimizers, x, y, runtime,
+                parts=config.accumulate, grad_clip=config.grad_clip, step=step,
+            )  # fmt: skip
+            seconds.append(time.monotonic() - before)
+    a_step = sum(seconds[1:]) / 3
+    steps = budget.steps_to_take(x.numel(), a_step)
+    return {
+        "data": corpus_line(corpus),
+        "model": shape_line(model.config, model.num_parameters()),
+        "parameters": model.num_parameters(),
+        "training_tokens": len(corpus.train),
+        "validation_tokens": corpus.tokens_val,
+        "tokens_per_step": x.numel(),
+        "tokens_per_second": round(x.numel() / a_step),
+        "steps": steps,
+        "epochs": round(steps * x.numel() / len(corpus.train), 2),
+        "eta_seconds": round(budget.seconds or steps * a_step),
+        "config": config.to_dict(),
+    }
+
+
+def corpus_line(corpus: Corpus) -> str:
+    """`3,636 documents, 37.0 MB, 9,402,113 tokens (3.9 bytes each), vocabulary 4,096`"""
+    tokens = corpus.tokens_train + corpus.tokens_val
+    return (
+        f"{corpus.documents:,} documents, {corpus.bytes / 1e6:.1f} MB, {tokens:,} tokens "
+        f"({corpus.bytes / tokens:.2f} bytes each), {corpus.tokens_val:,} of them for validation, "
+        f"vocabulary {corpus.tokenizer.vocab_size:,}"
+    )

@@ -1,0 +1,77 @@
+"""What a run shows of itself: samples on the way, and a model directory that any tool loads."""
+
+from __future__ import annotations
+
+from genkit.files import read_json, write_bytes
+from genkit.runtime.manager import Runtime
+from genkit.text.config import GenerationConfig, TextTrainConfig
+from genkit.text.data import Corpus
+from genkit.text.engines import TokenRequest
+from genkit.text.engines.torch import TorchTextEngine
+from genkit.text.models.gpt import GPT
+from genkit.text.models.store import CONFIG, GENERATION, WEIGHTS, model_files
+from genkit.text.tokenizer import Tokenizer
+from genkit.training.log import MetricLogger
+from genkit.training.record import RECORD, run_record
+from genkit.training.rundir import BEST, RunDir
+from genkit.training.state import TrainState
+from genkit.training.weights import load_tensors
+
+_SAMPLES, _SAMPLE_TOKENS = 2, 100
+
+
+def sample(
+    run: RunDir,
+    model: GPT,
+    tokenizer: Tokenizer,
+    config: TextTrainConfig,
+    runtime: Runtime,
+    step: int,
+    logger: MetricLogger,
+) -> None:
+    """Draw a few texts with fixed seeds, show the longest and keep all in `samples/`."""
+    knobs = GenerationConfig(max_new_tokens=_SAMPLE_TOKENS)
+    prompt = tokenizer.encode(config.sample_prompt) or [tokenizer.eos_id]
+    requests = [TokenRequest(prompt, knobs, seed=i) for i in range(_SAMPLES)]
+    ids: list[list[int]] = [[] for _ in requests]
+    model.eval()
+    for event in TorchTextEngine(model, runtime).generate(requests):
+        ids[event.index].append(event.token)
+    model.train()
+    texts = [config.sample_prompt + tokenizer.decode(row) for row in ids]
+    write_bytes(run.samples / f"step-{step:06d}.txt", ("\n---\n".join(texts) + "\n").encode())
+    logger.message(f"sample at step {step}: {max(texts, key=len)}")
+
+
+def publish(
+    run: RunDir,
+    model: GPT,
+    corpus: Corpus,
+    config: TextTrainConfig,
+    runtime: Runtime,
+    state: TrainState,
+    *,
+    into: str = "",
+) -> None:
+    """Put the current model into the run's root, or its folder `into`, as a directory that any tool can load."""
+    shape, generation, tensors = model_files(model, {})
+    record = run_record(
+        kind="text",
+        config=config.to_dict(),
+        data={"fingerprint": corpus.fingerprint, "documents": corpus.documents, "bytes": corpus.bytes}
+        | {"tokens": corpus.tokens_train + corpus.tokens_val, "license": config.data_license},
+        placement=runtime.placement,
+        unit="tokens",
+        seen=state.seen,
+        steps=state.step,
+        seconds=state.elapsed,
+        metrics=state.extra.get("metrics"),
+    )
+    run.publish(tensors={WEIGHTS: tensors}, json={CONFIG: shape, GENERATION: generation, RECORD: record}, into=into)
+    corpus.tokenizer.save(run.path / into)
+
+
+def crown(run: RunDir) -> None:
+    """Make the best model the one in the run's root."""
+    best = run.path / BEST
+    run.publish(tensors={WEIGHTS: load_tensors(best / WEIGHTS)}, json={RECORD: read_json(best / RECORD)})

@@ -1,0 +1,42 @@
+"""Going back to the last checkpoint when numbers are no longer finite."""
+
+from __future__ import annotations
+
+from genkit.errors import TrainingStopped
+from genkit.training.log import MetricLogger
+from genkit.training.rundir import RunDir
+from genkit.training.state import TrainState
+
+MOST = 3  # times a run; each halves the learning rate
+_KEY = "recovery"
+
+
+def data_step(state: TrainState) -> int:
+    """Which batch the next step takes: its own number, and as many more as were passed over."""
+    return state.step + int(state.extra.get(_KEY, {}).get("passed_over", 0))
+
+
+def lr_factor(state: TrainState) -> float:
+    """What is left of the learning rate after the times the run went back."""
+    return float(0.5 ** int(state.extra.get(_KEY, {}).get("times", 0)))
+
+
+def roll_back(run: RunDir, state: TrainState, logger: MetricLogger, *, problem: str, remedy: str) -> None:
+    """Restore the newest checkpoint, halve the learning rate and pass over the data up to here.
+
+    The caller saves at once, so that a run which is killed now does not forget it.
+
+    Args:
+        problem: what is not finite, and where.
+        remedy: for the error.
+
+    Raises:
+        TrainingStopped: it went back `MOST` times already; the last checkpoint is kept.
+    """
+    times = int(state.extra.get(_KEY, {}).get("times", 0)) + 1
+    bad = data_step(state)
+    if times > MOST:
+        raise TrainingStopped(f"{problem}, after going back {MOST} times; the last checkpoint is kept", remedy)
+    state.restore(run.load_checkpoint())
+    state.extra[_KEY] = {"times": times, "passed_over": bad + 1 - state.step}
+    logger.message(f"{problem}: back to step {state.step}, with the learning rate times {0.5**times:g}")
