@@ -1,9 +1,8 @@
 """From documents to token files to batches.
 
 `prepare` reads a corpus twice, once to learn its alphabet and size and once to
-tokenize it, and leaves its tokens in memory-mapped files; `batch` cuts training
-examples out of them. Memory does not grow with the corpus, but for 8 bytes a block
-in the order of an epoch.
+tokenize it, and leaves its tokens in memory-mapped files; `Corpus.batch` cuts
+training examples out of them.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from genkit.errors import InputError
 from genkit.files import TEMPORARY, read_json, write_json
+from genkit.text.blocks import Blocks, Segment
 from genkit.text.config import TextTrainConfig
 from genkit.text.documents import list_files
 from genkit.text.learner import KINDS
@@ -45,6 +44,9 @@ class Corpus:
         bytes: UTF-8 bytes of the text in `train` and `val`, and `bytes_val` in `val` alone.
         tokens_train, tokens_val: lengths of `train` and `val`.
         fingerprint: SHA-256 over the files' names, sizes and times, and the settings.
+        segments: stretches of `train` by the weight of their sources.
+        train_mask, val_mask: as long as `train` and `val`, uint8: which tokens count
+            as targets; None when all do.
     """
 
     train: np.ndarray
@@ -56,6 +58,17 @@ class Corpus:
     tokens_val: int
     bytes_val: int
     fingerprint: str
+    segments: tuple[Segment, ...] = ()
+    train_mask: np.ndarray | None = None
+    val_mask: np.ndarray | None = None
+
+    def batch(self, *, block_size: int, batch_size: int, seed: int, step: int) -> tuple[Tensor, Tensor]:
+        """The training examples of one step, x and y (B, T), as `Blocks.batch`."""
+        return self._blocks.batch(block_size=block_size, batch_size=batch_size, seed=seed, step=step)
+
+    @functools.cached_property
+    def _blocks(self) -> Blocks:
+        return Blocks(self.train, self.segments, self.train_mask)
 
 
 def prepare(
@@ -113,39 +126,6 @@ def prepare(
         fingerprint=meta["fingerprint"],
         **{name: meta[name] for name in ("documents", "bytes", "tokens_train", "tokens_val", "bytes_val")},
     )
-
-
-def batch(tokens: np.ndarray, *, block_size: int, batch_size: int, seed: int, step: int) -> tuple[Tensor, Tensor]:
-    """The examples of one step: a pure function of `seed` and `step`.
-
-    An epoch cuts the tokens, as a ring from a random place on, into blocks that
-    do not overlap, and takes them in random order; the next one cuts anew.
-
-    Returns:
-        x, y: (batch_size, block_size) int64; y is x one token later.
-
-    Raises:
-        InputError: fewer than `block_size + 1` tokens.
-    """
-    if len(tokens) <= block_size:
-        raise InputError(
-            f"the training text has {len(tokens)} tokens, too few for a context of {block_size}",
-            f"use --block-size {len(tokens) - 1} or less, or more text" if len(tokens) > 8 else "give more text",
-        )
-    blocks = len(tokens) // block_size  # an epoch
-    starts = []
-    for index in range(step * batch_size, (step + 1) * batch_size):
-        first, order = _epoch(seed, index // blocks, blocks, len(tokens))
-        starts.append(first + int(order[index % blocks]) * block_size)
-    places = (np.array(starts)[:, None] + np.arange(block_size + 1)) % len(tokens)
-    ids = torch.from_numpy(np.asarray(tokens[places], dtype=np.int64))  # (B, T + 1)
-    return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
-
-
-@functools.lru_cache(maxsize=2)
-def _epoch(seed: int, epoch: int, blocks: int, tokens: int) -> tuple[int, np.ndarray]:
-    rng = np.random.Generator(np.random.Philox(key=[seed, epoch]))
-    return int(rng.integers(tokens)), rng.permutation(blocks)
 
 
 # ---- what was built from what ------------------------------------------------

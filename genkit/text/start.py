@@ -13,7 +13,7 @@ from genkit.config import flag_name
 from genkit.errors import InputError, UsageError
 from genkit.runtime.manager import Runtime
 from genkit.text.config import GPTConfig, TextTrainConfig
-from genkit.text.data import Corpus, batch
+from genkit.text.data import Corpus
 from genkit.text.models.gpt import GPT
 from genkit.text.models.store import check_usable, load_model
 from genkit.text.shape import model_shape
@@ -57,7 +57,7 @@ def check_fit(config: TextTrainConfig, model: GPT, corpus: Corpus) -> None:
     context = model.config.block_size
     if (config.block_size or 0) > context:
         raise UsageError(f"--block-size {config.block_size} is more than the model's context", f"use {context} or less")
-    batch(corpus.train, block_size=config.block_size or context, batch_size=1, seed=config.seed, step=0)
+    corpus.batch(block_size=config.block_size or context, batch_size=1, seed=config.seed, step=0)
     if (length := len(corpus.tokenizer.encode(config.sample_prompt))) >= context:
         raise InputError(f"--sample-prompt has {length} tokens, the model's context {context}", "shorten it")
 

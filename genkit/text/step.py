@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from genkit.runtime.manager import Runtime, derive_seed, is_out_of_memory
 from genkit.text.config import TextTrainConfig
-from genkit.text.data import Corpus, batch
+from genkit.text.data import Corpus
 from genkit.text.losses import IGNORE
 from genkit.text.models.gpt import GPT
 from genkit.training.optim import clip_gradients, step_optimizers
@@ -21,7 +21,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 def training_batch(config: TextTrainConfig, model: GPT, corpus: Corpus, step: int) -> tuple[Tensor, Tensor]:
     """x, y (B, T) of a step."""
     block_size = config.block_size or model.config.block_size
-    return batch(corpus.train, block_size=block_size, batch_size=config.batch_size, seed=config.seed, step=step)
+    return corpus.batch(block_size=block_size, batch_size=config.batch_size, seed=config.seed, step=step)
 
 
 def train_step(

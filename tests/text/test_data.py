@@ -20,8 +20,9 @@ import torch
 from genkit.errors import InputError, OutputError
 from genkit.files import TEMPORARY
 from genkit.text import formats, learner, tokenfiles
+from genkit.text.blocks import Blocks
 from genkit.text.config import TextTrainConfig
-from genkit.text.data import Corpus, batch, prepare
+from genkit.text.data import Corpus, prepare
 from genkit.text.learner import Sample
 from genkit.text.tokenfiles import Encoder
 from genkit.text.tokenizer import Tokenizer, train_bpe, train_char
@@ -428,6 +429,10 @@ def test_the_fingerprint_follows_the_data(stories: Path, folder: Path, tmp_path:
 
 
 # ---- batches -----------------------------------------------------------------
+
+
+def batch(tokens: np.ndarray, **where: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return Blocks(tokens).batch(**where)
 
 
 def epoch(tokens: np.ndarray, block_size: int, number: int, seed: int = 0) -> torch.Tensor:
