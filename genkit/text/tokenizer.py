@@ -138,6 +138,12 @@ class Tokenizer:
         """The text of `ids`; special tokens leave no trace."""
         return str(self._model.decode(list(ids), skip_special_tokens=True))
 
+    @property
+    def unknown_id(self) -> int | None:
+        """What stands for a character that the vocabulary has not, where there can be one."""
+        name = getattr(self._model.model, "unk_token", None)
+        return None if name is None else self._model.token_to_id(name)
+
     def stream_decoder(self) -> StreamDecoder:
         """A decoder that takes one token at a time."""
         return StreamDecoder(self)
