@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,7 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"  # together a model
 INDEX = "model.safetensors.index.json"  # which tensor lies in which file, where the weights are in several
 TOKENIZER, MAX_TOKENIZER = "tokenizer.json", 128 << 20  # bytes; the largest published are near 35 MB
 GGUF = ".gguf"  # the suffix of a file that is a text model by itself
+ADAPTER = "adapter_config.json"  # what a LoRA adapter has instead of a model's files
 RECORD = "genkit.json"  # where it comes from
 GENERATION = "generation_config.json"  # the sampling settings that a text model recommends
 RUN_MARK = ".genkit-run"  # in the folder of a training run from its first moment
@@ -48,7 +50,22 @@ def known() -> dict[str, Path]:
 
 
 def find(name: str) -> Path:
-    """The folder that holds a model, or its `.gguf` file.
+    """The folder that holds a model, or its `.gguf` file; `name` as for `find_any`.
+
+    Raises:
+        InputError: nothing there, nothing that can be a model, or only an adapter of one.
+    """
+    path = find_any(name)
+    if is_adapter(path):
+        raise InputError(
+            f"{name} is a LoRA adapter, not a whole model",
+            f"merge it with its base: genkit export {shlex.quote(name)} --to hf --out MODEL",
+        )
+    return path
+
+
+def find_any(name: str) -> Path:
+    """The folder that holds a model or a LoRA adapter, or a `.gguf` file.
 
     Args:
         name: a bundled name, a model or run directory, a `.safetensors` file in
@@ -78,13 +95,19 @@ def find(name: str) -> Path:
         path = path.parent
     if not path.exists():
         raise InputError(f"no model {name!r}", suggest(name, shelf) or "name a model or run directory")
-    if not (path / CONFIG).is_file():
+    if not (path / CONFIG).is_file() and not is_adapter(path):
         began = (path / RUN_MARK).is_file()
         raise InputError(
             f"{name}: no {CONFIG}, so this is not a model",
             "its training has not saved yet" if began else "name a model or run directory",
         )
     return path
+
+
+def is_adapter(path: Path) -> bool:
+    """Whether a folder holds a LoRA adapter, as peft writes it, and no model."""
+    whole = (path / CONFIG).is_file() and ((path / WEIGHTS).exists() or (path / INDEX).exists())
+    return (path / ADAPTER).is_file() and not whole
 
 
 def kind(path: Path) -> Literal["text", "image"]:

@@ -188,7 +188,7 @@ PRESETS = {
 
 
 _SAMPLING, _BEAMS, _CONSTRAINTS = "Sampling", "Beam search", "Constraints"
-_MODEL, _DATA = "Model", "Data"
+_MODEL, _DATA, _FINE = "Model", "Data", "Fine-tuning"
 _OPTIMISATION, _BUDGET, _RUN, _WINDOW = "Optimisation", "Budget", "Run", "Window"
 
 
@@ -285,7 +285,12 @@ class TextTrainConfig(Config):
     block_size: int | None = option(None, "Context in tokens, instead of the preset's.", min=8, max=1 << 20, section=_MODEL)
     dropout: float = option(0.0, "Dropout while training.", min=0, below=1, section=_MODEL)
     tie_embeddings: bool = option(True, "Share the embedding with the output head.", section=_MODEL)
-    init_from: str | None = option(None, "Start from this model directory instead of random weights.", metavar="MODEL", section=_MODEL)
+    init_from: str | None = option(None, "Start from this model directory instead of random weights.", metavar="MODEL", section=_FINE)
+    freeze: str | None = option(None, "Of the model of --init-from, leave as they are: the embedding, the first N blocks, or both.", metavar="embed|N|embed,N", section=_FINE)
+    lora: int = option(0, "Train adapters of this rank instead of the weights of --init-from (LoRA); 0 trains the weights.", min=0, max=4096, metavar="RANK", section=_FINE)
+    lora_alpha: float | None = option(None, "Scale of the adapters, over the rank. Default: twice the rank.", above=0, max=1 << 16, section=_FINE)
+    lora_target: str = option("all-linear", "Layers that get adapters, by their names in transformers, with commas: q_proj,v_proj.", metavar="NAMES", section=_FINE)
+    lora_dropout: float = option(0.0, "Dropout of what goes into the adapters.", min=0, below=1, section=_FINE)
 
     budget: float | None = option(None, "Wall time for everything, e.g. 10m or 2h.", parse=parse_duration, above=0, metavar="TIME", section=_BUDGET)
     steps: int | None = option(None, "Optimiser steps.", min=1, section=_BUDGET)
@@ -323,11 +328,44 @@ class TextTrainConfig(Config):
                 f"--accumulate {self.accumulate} does not divide --batch-size {self.batch_size}",
                 f"use {_next_divisor(self.batch_size, self.accumulate)}",
             )
+        self._check_fine_tuning()
         if self.warmup + self.cooldown > 1:
             raise UsageError(
                 f"--warmup {self.warmup} and --cooldown {self.cooldown} are more than the whole run",
                 "their sum may be 1 at most",
             )
+
+    def _check_fine_tuning(self) -> None:
+        parse_freeze(self.freeze)
+        given = [flag for flag, value in (("--lora", self.lora), ("--freeze", self.freeze)) if value]
+        if given and self.init_from is None:
+            raise UsageError(f"{given[0]} needs a model that is trained already", "name it with --init-from")
+        if len(given) > 1:
+            raise UsageError("--freeze does not go with --lora, which leaves all weights as they are", "use --lora-target to adapt fewer layers")
+        adapters = {"--lora-alpha": self.lora_alpha is not None, "--lora-dropout": self.lora_dropout > 0, "--lora-target": self.lora_target != "all-linear"}
+        for flag, is_given in adapters.items():
+            if is_given and not self.lora:
+                raise UsageError(f"{flag} needs --lora", "give the adapters' rank, for instance --lora 8")
+        if not self.lora_targets:
+            raise UsageError(f"--lora-target {self.lora_target!r} names no layer", "write for instance q_proj,v_proj")
+
+    @property
+    def lora_targets(self) -> tuple[str, ...]:
+        """The names in `lora_target`."""
+        return tuple(name.strip() for name in self.lora_target.split(",") if name.strip())
+
+
+def parse_freeze(text: str | None) -> tuple[bool, int]:
+    """`embed,4` -> whether the embedding stays as it is, and how many of the first blocks do.
+
+    Raises:
+        UsageError: it says something else, or a part of it twice.
+    """
+    parts = [] if text is None else [part.strip() for part in text.split(",")]
+    numbers = [part for part in parts if part.isdecimal() and part.isascii() and int(part) > 0]
+    if len(parts) - parts.count("embed") != len(numbers) or parts.count("embed") > 1 or len(numbers) > 1:
+        raise UsageError(f"--freeze {text!r} is not embed, a number of blocks, or both", "write for instance --freeze embed,4")
+    return "embed" in parts, int(numbers[0]) if numbers else 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -91,12 +91,14 @@ def text_optimizers(
 ) -> dict[str, Optimizer]:
     """AdamW for all of a GPT, or Muon (in `dtype`) for its hidden matrices and AdamW for the rest.
 
-    Matrices decay; norms, biases and embeddings do not. Every group remembers its
-    `peak_lr` for `set_lr`.
+    What is frozen is left out. Matrices decay; norms, biases and embeddings do not. Every
+    group remembers its `peak_lr` for `set_lr`.
     """
     hidden, tables, vectors = [], [], []
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     for name, p in model.named_parameters():
+        if not p.requires_grad:
+            continue
         if p.ndim < 2:
             vectors.append(p)
         elif id(p) in embeddings or "lm_head" in name:
@@ -108,11 +110,12 @@ def text_optimizers(
         {"params": adam_matrices, "weight_decay": weight_decay},
         {"params": tables + vectors, "weight_decay": 0.0},
     ]
+    groups = [group for group in groups if group["params"]]
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
-    found: dict[str, Optimizer] = {
-        "adamw": AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, eps=1e-8, fused=fused)
-    }
-    if optimizer == "muon":
+    found: dict[str, Optimizer] = {}
+    if groups:  # adapters trained by Muon leave nothing
+        found["adamw"] = AdamW(groups, lr=lr, betas=betas, eps=1e-8, fused=fused)
+    if optimizer == "muon" and hidden:
         found["muon"] = Muon(hidden, lr=muon_lr, weight_decay=weight_decay, dtype=dtype)
     for each in found.values():
         for group in each.param_groups:

@@ -120,19 +120,24 @@ def from_hf_state(config: GPTConfig, tensors: Mapping[str, Tensor], *, dropout: 
     return model
 
 
+def hub_module(config: GPTConfig, module: str) -> str:
+    """What `transformers` calls a module: `transformer.h.0.attn.c_attn` for `blocks.0.attn.q` of gpt2."""
+    family = "gpt2" if config.arch == "gpt2" else "llama"
+    if not module.startswith("blocks."):
+        return _OUTER[family][module]
+    _, layer, inner = module.split(".", 2)
+    return f"{_LAYERS[family]}{layer}.{_INNER[family][inner]}"
+
+
 def _pairs(model: GPT) -> Iterator[tuple[str, list[Tensor], bool]]:
     """(their name, our parameters that make it up, whether it is stored transposed)."""
-    family = "gpt2" if model.config.arch == "gpt2" else "llama"
     found: dict[str, list[Tensor]] = {}
     transposed = {}
     for name, parameter in model.named_parameters():
         module, kind = name.rsplit(".", 1)
+        theirs = f"{hub_module(model.config, module)}.{kind}"
         if module.startswith("blocks."):
-            _, layer, module = module.split(".", 2)
-            theirs = f"{_LAYERS[family]}{layer}.{_INNER[family][module]}.{kind}"
-            transposed[theirs] = family == "gpt2" and parameter.ndim == 2  # Conv1D keeps (in, out)
-        else:
-            theirs = f"{_OUTER[family][module]}.{kind}"
+            transposed[theirs] = model.config.arch == "gpt2" and parameter.ndim == 2  # Conv1D keeps (in, out)
         found.setdefault(theirs, []).append(parameter)
     return ((theirs, ours, transposed.get(theirs, False)) for theirs, ours in found.items())
 
