@@ -1,0 +1,150 @@
+"""Learning curves as a PNG, with Pillow alone."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from genkit.training.curves import Curve, Curves, Points, tick_label, ticks
+
+WIDTH, HEIGHT = 900, 520
+_FINE = 2  # drawn larger and scaled down: smooth lines
+_INK, _GREY, _GRID, _PAPER = "#222222", "#6b6b6b", "#e6e6e6", "#ffffff"
+_COLORS = (("#1f6fb5", "#c3d9ee"), ("#d9571c", "#f6d3c2"))  # of a line and of its points; told apart by all eyes
+_LEFT, _RIGHT, _TOP, _BOTTOM, _STRIP, _GAP = 64, 24, 76, 48, 52, 18
+_MARK = 3.5  # radius of an evaluation's dot
+
+
+def draw(curves: Curves, title: str) -> bytes:
+    """The curves as a PNG of 900 x 520: losses, below them the learning rate.
+
+    Args:
+        title: the run's name.
+    """
+    image = Image.new("RGB", (WIDTH * _FINE, HEIGHT * _FINE), _PAPER)
+    pen = _Pen(image)
+    strip = _STRIP + _GAP if curves.rate else 0
+    box = (_LEFT, _TOP, WIDTH - _RIGHT, HEIGHT - _BOTTOM - strip)
+    _heading(pen, curves, title)
+    _panel(pen, box, curves.end, curves.limits(), curves.losses, most=7)
+    if curves.rate is not None:
+        top = box[3] + _GAP
+        below = (box[0], top, box[2], top + _STRIP)
+        _panel(pen, below, curves.end, (-0.04, 1.08), (curves.rate,), most=2, colors=((_GREY, _GREY),))
+    for value in ticks(0, curves.end, 9):
+        pen.text(
+            _LEFT + value / curves.end * (box[2] - _LEFT), HEIGHT - _BOTTOM + 7, tick_label(value), 13, anchor="ma"
+        )
+    pen.text((_LEFT + box[2]) / 2, HEIGHT - 8, curves.unit, 13, color=_GREY, anchor="md")
+    small = image.resize((WIDTH, HEIGHT), Image.Resampling.BOX)
+    data = io.BytesIO()
+    small.quantize(128, dither=Image.Dither.NONE).save(data, "png", optimize=True)
+    return data.getvalue()
+
+
+class _Pen:
+    """Draws in the coordinates of the finished picture."""
+
+    def __init__(self, image: Image.Image) -> None:
+        self.image, self._draw = image, ImageDraw.Draw(image)
+
+    def text(self, x: float, y: float, text: str, size: int, *, color: str = _INK, anchor: str = "la") -> float:
+        """Write `text`; returns its width."""
+        font = ImageFont.load_default(size * _FINE)
+        self._draw.text((x * _FINE, y * _FINE), text, fill=color, font=font, anchor=anchor)
+        return self._draw.textlength(text, font=font) / _FINE
+
+    def line(self, points: list[tuple[float, float]], color: str, width: float) -> None:
+        fine = [(x * _FINE, y * _FINE) for x, y in points]
+        self._draw.line(fine, fill=color, width=round(width * _FINE), joint="curve")
+
+    def dot(self, x: float, y: float, radius: float, color: str) -> None:
+        self._draw.circle((x * _FINE, y * _FINE), radius * _FINE, fill=color)
+
+
+def _heading(pen: _Pen, curves: Curves, title: str) -> None:
+    """The title, how far the run is, and a legend with the last values."""
+    seen = "" if curves.unit == "steps" else f"{tick_label(float(f'{curves.end:.3g}'))} {curves.unit}, "
+    pen.text(_LEFT, 14, title, 19)
+    pen.text(WIDTH - _RIGHT, 18, f"{seen}{curves.steps:,} steps", 13, color=_GREY, anchor="ra")
+    x = float(_LEFT)
+    for curve, (color, _) in zip(curves.losses, _COLORS, strict=False):
+        pen.line([(x, 55), (x + 22, 55)], color, 2.5)
+        if curve.dotted:
+            pen.dot(x + 11, 55, _MARK, color)
+        x += 29 + pen.text(x + 29, 48, _said(curve), 13) + 26
+    if curves.rate is not None:
+        pen.line([(x, 55), (x + 22, 55)], _GREY, 2)
+        pen.text(x + 29, 48, "learning rate, share of its peak", 13)
+
+
+def _said(curve: Curve) -> str:
+    last = f"{curve.label} {curve.line[-1]:.3f}"
+    lowest = float(curve.y.min())
+    return f"{last}, lowest {lowest:.3f}" if curve.dotted and len(curve.y) > 1 else last
+
+
+def _panel(
+    pen: _Pen,
+    box: tuple[float, float, float, float],
+    end: float,
+    limits: tuple[float, float],
+    curves: tuple[Curve, ...],
+    *,
+    most: int,
+    colors: tuple[tuple[str, str], ...] = _COLORS,
+) -> None:
+    """Axes, grid and curves in a box (left, top, right, bottom); what lies outside is cut off."""
+    left, top, right, bottom = box
+    low, high = limits
+
+    def at_y(value: float) -> float:
+        return bottom - (value - low) / (high - low) * (bottom - top)
+
+    for value in ticks(low, high, most):
+        pen.line([(left, at_y(value)), (right, at_y(value))], _GRID, 1)
+        pen.text(left - 9, at_y(value), tick_label(value), 13, anchor="rm")
+    for value in ticks(0, end, 9):
+        x = left + value / end * (right - left)
+        pen.line([(x, top), (x, bottom)], _GRID, 1)
+
+    corner = round(left * _FINE), round(top * _FINE)
+    inside = _Pen(pen.image.crop((*corner, round((right + _MARK + 1) * _FINE), round(bottom * _FINE))))
+    drawn = [(curve, *_pixels(curve, box, end, limits), *pair) for curve, pair in zip(curves, colors, strict=False)]
+    for curve, x, y, _, _, faint in drawn:
+        if not curve.dotted and curve.y is not curve.line:
+            for point in zip(x, y, strict=True):
+                inside.dot(*point, 1.8 if len(x) < 1000 else 1.1, faint)
+    for curve, x, y, line, color, _ in drawn:
+        if len(x) > 1:
+            inside.line(list(_thin(x, line)), color, 2)
+        if curve.dotted or len(x) == 1:
+            for point in zip(x, line, strict=True) if len(x) <= 100 else ():
+                inside.dot(*point, _MARK, color)
+    pen.image.paste(inside.image, corner)
+    pen.line([(left, top), (left, bottom), (right, bottom)], _GREY, 1)
+
+
+def _pixels(
+    curve: Curve, box: tuple[float, float, float, float], end: float, limits: tuple[float, float]
+) -> tuple[Points, Points, Points]:
+    """x, y and line of a curve in pixels from the box's corner; far outside is near outside."""
+    width, height = box[2] - box[0], box[3] - box[1]
+    low, high = limits
+
+    def down(values: Points) -> Points:
+        return np.clip((high - values) / (high - low), -1, 2) * height
+
+    return curve.x / end * width, down(curve.y), down(curve.line)
+
+
+def _thin(x: Points, y: Points) -> Iterator[tuple[float, float]]:
+    """Corners of a line, at least half a pixel apart."""
+    last = -1.0
+    for here, value in zip(x.tolist(), y.tolist(), strict=True):
+        if here - last >= 0.5:
+            last = here
+            yield here, value
