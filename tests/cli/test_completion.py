@@ -73,7 +73,7 @@ def test_models_are_the_bundled_ones_and_the_runs(complete: Run, tmp_path: Path)
     (tmp_path / "runs/mine").mkdir(parents=True)
     (tmp_path / "runs/mine/config.json").write_text("{}")
     (tmp_path / "runs/not-yet").mkdir()
-    for line in ("genkit text -m ", "genkit info ", "genkit export ", "genkit train-text --init-from "):
+    for line in ("genkit text -m ", "genkit eval ", "genkit info ", "genkit export ", "genkit train-text --init-from "):
         assert complete(line) == [("plain", "kittens"), ("plain", "story"), ("plain", "runs/mine")], line
     assert complete("genkit image --model=k") == [("plain", "kittens")]
 
@@ -87,6 +87,7 @@ def test_models_are_the_bundled_ones_and_the_runs(complete: Run, tmp_path: Path)
         ("genkit text -m ./", "file"),
         ("genkit export story --out x", "file"),
         ("genkit train-text --data bo", "file"),
+        ("genkit eval story --data bo", "file"),
         ("genkit train-text --out ru", "dir"),
     ],
 )

@@ -137,6 +137,12 @@ def test_models(genkit: Run, tiny_text: Path, tmp_path: Path) -> None:
         check_run(genkit("info", name, "--json"), "info")
 
 
+def test_eval(genkit: Run, tiny_text: Path, text_data: str) -> None:
+    check_run(genkit("eval", str(tiny_text), "--data", text_data, "--json"), "eval")
+    few = check_run(genkit("eval", str(tiny_text), "--data", text_data, "--max-tokens", "9", "--json"), "eval")
+    assert few["tokens"] == 9
+
+
 def test_export_and_completion(genkit: Run, tiny_text: Path, tiny_image: Path) -> None:
     check_run(genkit("export", str(tiny_text), "--to", "hf", "--out", "hf", "--precision", "bf16", "--json"), "export")
     check_run(genkit("export", str(tiny_image), "--to", "onnx", "--out", "a.onnx", "--json"), "export")
@@ -178,6 +184,8 @@ FAILURES = {
     "image": [["--n", "0"], ["-m", "story"], ["--out", "x.bmp"], ["--out", "-"], ["--device", "tpu"]],
     "train-text": [["--out", "run"], ["--data", "none"], ["--data", "x", "--steps", "0"], ["--data", "."]],
     "train-gan": [["--out", "run"], ["--data", "none"], ["--data", "x", "--size", "33"]],
+    "eval": [[], ["story"], ["story", "--data", "none"], ["nowhere", "--data", "."], ["kittens", "--data", "."],
+             ["story", "--data", ".", "--stride", "0"], ["story", "--data", ".", "--block-size", "300"]],
     "info": [[], ["nowhere"], ["x.png"], ["x.jsonl"], ["x.gguf"], ["https://example.com"]],
     "models": [["x"], ["--bogus"]],
     "export": [["story"], ["story", "--to", "onnx", "--out", "x"], ["nowhere", "--to", "hf", "--out", "x"]],

@@ -339,6 +339,7 @@ def commands(speller: Path, tiny_image: Path) -> dict[str, tuple[str, bytes | No
         "pixels": (f"image -m {tiny_image} --n 2 --seed 0 --out -", None),
         "models": ("models", None),
         "info": (f"info {speller}", None),
+        "eval": (f"eval {speller} --data {speller}/config.json --text-field model_type", None),
         "export": (f"export {speller} --to gguf --out a.gguf", b"a.gguf\n"),
         "completion": ("completion fish", None),
     }
