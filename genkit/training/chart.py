@@ -108,21 +108,21 @@ def _panel(
         pen.line([(left, at_y(value)), (right, at_y(value))], _GRID, 1)
         pen.text(left - 9, at_y(value), tick_label(value), 13, anchor="rm")
     for value in ticks(0, end, 9):
-        x = left + value / end * (right - left)
-        pen.line([(x, top), (x, bottom)], _GRID, 1)
+        across = left + value / end * (right - left)
+        pen.line([(across, top), (across, bottom)], _GRID, 1)
 
     corner = round(left * _FINE), round(top * _FINE)
     inside = _Pen(pen.image.crop((*corner, round((right + _MARK + 1) * _FINE), round(bottom * _FINE))))
-    drawn = [(curve, *_pixels(curve, box, end, limits), *pair) for curve, pair in zip(curves, colors, strict=False)]
-    for curve, x, y, _, _, faint in drawn:
-        if not curve.dotted and curve.y is not curve.line:
+    placed = [(curve, _pixels(curve, box, end, limits), pair) for curve, pair in zip(curves, colors, strict=False)]
+    for curve, (x, y, _), (_, faint) in placed:
+        if curve.smoothed:
             for point in zip(x, y, strict=True):
                 inside.dot(*point, 1.8 if len(x) < 1000 else 1.1, faint)
-    for curve, x, y, line, color, _ in drawn:
+    for curve, (x, _, line), (color, _) in placed:
         if len(x) > 1:
             inside.line(list(_thin(x, line)), color, 2)
-        if curve.dotted or len(x) == 1:
-            for point in zip(x, line, strict=True) if len(x) <= 100 else ():
+        if len(x) == 1 or (curve.dotted and len(x) <= 100):
+            for point in zip(x, line, strict=True):
                 inside.dot(*point, _MARK, color)
     pen.image.paste(inside.image, corner)
     pen.line([(left, top), (left, bottom), (right, bottom)], _GREY, 1)
@@ -130,21 +130,22 @@ def _panel(
 
 def _pixels(
     curve: Curve, box: tuple[float, float, float, float], end: float, limits: tuple[float, float]
-) -> tuple[Points, Points, Points]:
+) -> tuple[list[float], list[float], list[float]]:
     """x, y and line of a curve in pixels from the box's corner; far outside is near outside."""
     width, height = box[2] - box[0], box[3] - box[1]
     low, high = limits
 
-    def down(values: Points) -> Points:
-        return np.clip((high - values) / (high - low), -1, 2) * height
+    def down(values: Points) -> list[float]:
+        pixels: list[float] = (np.clip((high - values) / (high - low), -1, 2) * height).tolist()
+        return pixels
 
-    return curve.x / end * width, down(curve.y), down(curve.line)
+    return (curve.x / end * width).tolist(), down(curve.y), down(curve.line)
 
 
-def _thin(x: Points, y: Points) -> Iterator[tuple[float, float]]:
+def _thin(x: list[float], y: list[float]) -> Iterator[tuple[float, float]]:
     """Corners of a line, at least half a pixel apart."""
     last = -1.0
-    for here, value in zip(x.tolist(), y.tolist(), strict=True):
+    for here, value in zip(x, y, strict=True):
         if here - last >= 0.5:
             last = here
             yield here, value

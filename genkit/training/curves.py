@@ -47,6 +47,11 @@ class Curve:
     def label(self) -> str:
         return LABELS[self.name]
 
+    @property
+    def smoothed(self) -> bool:
+        """Whether the line is another than the points."""
+        return self.line is not self.y
+
 
 @dataclass(frozen=True)
 class Curves:
@@ -100,18 +105,13 @@ def read_metrics(path: Path) -> list[dict[str, float | None]]:
 
 def curves_of(rows: Sequence[Row]) -> Curves | None:
     """The curves of a run; None where no loss was recorded yet."""
-    rows = sorted((row for row in rows if _finite(row.get("step"))), key=lambda row: row["step"] or 0)
-    # a step takes the same number of units throughout a run
-    unit, scale = "steps", 1.0
-    for row in reversed(rows):
-        if found := next((u for u in _UNITS if _finite(row.get(u)) and row["step"]), None):
-            unit, scale = found, (row[found] or 0) / (row["step"] or 1)
-            break
+    unit, scale = _axis(rows)
     curves = {name: _curve(name, rows, scale) for name in (*LABELS, "lr_scale")}
     losses = tuple(curve for name, curve in curves.items() if name in LABELS and curve is not None)
     if not losses:
         return None
-    return Curves(unit, int(rows[-1]["step"] or 0), losses, curves["lr_scale"])
+    steps = max(float(curve.x[-1]) for curve in losses) / scale
+    return Curves(unit, round(steps), losses, curves["lr_scale"])
 
 
 def smooth(y: Points) -> Points:
@@ -158,13 +158,23 @@ def tick_label(value: float) -> str:
     return f"{value:.6g}"
 
 
+def _axis(rows: Sequence[Row]) -> tuple[str, float]:
+    """What x counts, and how much of it a step takes, which is the same throughout a run."""
+    for row in reversed(rows):
+        for unit in _UNITS:
+            if (step := _number(row.get("step"))) and (seen := _number(row.get(unit))):
+                return unit, seen / step
+    return "steps", 1.0
+
+
 def _curve(name: str, rows: Sequence[Row], scale: float) -> Curve | None:
-    found = [(row["step"], row[name]) for row in rows if _finite(row.get(name))]
+    pairs = ((_number(row.get("step")), _number(row.get(name))) for row in rows)
+    found = sorted((step * scale, value) for step, value in pairs if step is not None and value is not None)
     if not found:
         return None
     x, y = np.array(found, dtype=np.float64).T
     dotted = name == _EVALUATED
-    return Curve(name, x * scale, y, y if dotted or name == "lr_scale" else smooth(y), dotted)
+    return Curve(name, x, y, y if dotted or name == "lr_scale" else smooth(y), dotted)
 
 
 def _thinned(items: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
@@ -181,5 +191,5 @@ def _row(line: bytes) -> dict[str, float | None] | None:
     return row if isinstance(row, dict) else None
 
 
-def _finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
