@@ -31,25 +31,26 @@ _CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 def adapter_config(
-    *, base: str, rank: int, alpha: float, dropout: float, targets: list[str], gpt2: bool
+    *, base: str, revision: str | None, rank: int, alpha: float, dropout: float, targets: list[str], conv1d: bool
 ) -> dict[str, Any]:
     """The contents of `adapter_config.json`: what every release of peft since 0.6 knows.
 
     Args:
         base: a folder, or a name on the hub.
         targets: names of the adapted layers, or the ends of such names.
+        conv1d: whether they are stored as (in, out).
     """
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
-        "revision": None,
+        "revision": revision,
         "inference_mode": True,
         "r": rank,
-        "lora_alpha": alpha,
+        "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
         "lora_dropout": dropout,
         "target_modules": targets,
-        "fan_in_fan_out": gpt2,
+        "fan_in_fan_out": conv1d,
         "bias": "none",
         "modules_to_save": None,
         "init_lora_weights": True,
@@ -63,6 +64,15 @@ def model_hash(folder: Path) -> str:
     """SHA-256 of a model's shape and weights."""
     parts = [content_hash(path) for path in (folder / library.CONFIG, *library.weight_files(folder))]
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+
+def base_name(name: str) -> tuple[str, str | None]:
+    """What `adapter_config.json` calls the model `name`: a hub or bundled name, or a path; and its revision."""
+    if name.startswith("hf:"):
+        repo, _, revision = name.removeprefix("hf:").partition("@")
+        return repo, revision or None
+    path = library.find(name)
+    return (name if path == library.bundled().get(name) else str(path.resolve())), None
 
 
 def find_base(folder: Path, given: str | None = None) -> Path:

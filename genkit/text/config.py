@@ -350,6 +350,11 @@ class TextTrainConfig(Config):
             raise UsageError(f"--lora-target {self.lora_target!r} names no layer", "write for instance q_proj,v_proj")
 
     @property
+    def alpha(self) -> float:
+        """`lora_alpha`, or its default."""
+        return self.lora_alpha or 2.0 * self.lora
+
+    @property
     def lora_targets(self) -> tuple[str, ...]:
         """The names in `lora_target`."""
         return tuple(name.strip() for name in self.lora_target.split(",") if name.strip())

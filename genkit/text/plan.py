@@ -28,9 +28,9 @@ def plan(config: TextTrainConfig, runtime: Runtime) -> dict[str, Any]:
     """
     budget = Budget.of(budget=config.budget, steps=config.steps, units=config.tokens, unit="tokens")
     with tempfile.TemporaryDirectory(prefix="genkit-") as folder, memory_guard(OUT_OF_MEMORY):
-        base, tokenizer = starting_point(config)
-        corpus = prepare(config, Path(folder), tokenizer)
-        model = base or GPT(corpus_shape(config, corpus, runtime), config.dropout)
+        start = starting_point(config)
+        corpus = prepare(config, Path(folder), start.tokenizer)
+        model = start.model or GPT(corpus_shape(config, corpus, runtime), config.dropout)
         model.to(runtime.device).train()
         check_fit(config, model, corpus)
         optimizers = optimizers_of(model, config, runtime)
@@ -47,7 +47,7 @@ def plan(config: TextTrainConfig, runtime: Runtime) -> dict[str, Any]:
     steps = budget.steps_to_take(x.numel(), a_step)
     return {
         "data": corpus_line(corpus),
-        "model": shape_line(model.config, model.num_parameters()),
+        "model": shape_line(model.config, model.num_parameters(), model.num_parameters(trained=True)),
         "parameters": model.num_parameters(),
         "training_tokens": len(corpus.train),
         "validation_tokens": corpus.tokens_val,

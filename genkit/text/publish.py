@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from genkit.files import read_json, write_bytes
 from genkit.runtime.manager import Runtime
+from genkit.text.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_config, base_name
 from genkit.text.config import GenerationConfig, TextTrainConfig
 from genkit.text.data import Corpus
 from genkit.text.engines import TokenRequest
 from genkit.text.engines.torch import TorchTextEngine
 from genkit.text.models.gpt import GPT
+from genkit.text.models.lora import ALL_LINEAR, merged, to_peft
 from genkit.text.models.store import CONFIG, GENERATION, WEIGHTS, model_files
 from genkit.text.tokenizer import Tokenizer
 from genkit.training.log import MetricLogger
@@ -17,6 +21,7 @@ from genkit.training.rundir import BEST, RunDir
 from genkit.training.state import TrainState
 from genkit.training.weights import load_tensors
 
+ADAPTER = "adapter"  # the folder of a run's adapter, beside the merged model
 _SAMPLES, _SAMPLE_TOKENS = 2, 100
 
 
@@ -35,7 +40,7 @@ def sample(
     requests = [TokenRequest(prompt, knobs, seed=i) for i in range(_SAMPLES)]
     ids: list[list[int]] = [[] for _ in requests]
     model.eval()
-    for event in TorchTextEngine(model, runtime).generate(requests):
+    for event in TorchTextEngine(merged(model), runtime).generate(requests):
         ids[event.index].append(event.token)
     model.train()
     texts = [config.sample_prompt + tokenizer.decode(row) for row in ids]
@@ -53,8 +58,11 @@ def publish(
     *,
     into: str = "",
 ) -> None:
-    """Put the current model into the run's root, or its folder `into`, as a directory that any tool can load."""
-    shape, generation, tensors = model_files(model, {})
+    """Put the current model into the run's root, or its folder `into`, as a directory that any tool can load.
+
+    A model with adapters is merged; they lie beside it, as peft reads them.
+    """
+    shape, generation, tensors = model_files(merged(model), {})
     record = run_record(
         kind="text",
         config=config.to_dict(),
@@ -67,11 +75,36 @@ def publish(
         seconds=state.elapsed,
         metrics=state.extra.get("metrics"),
     )
+    record |= {key: state.extra[key] for key in ("base", "trained_before") if key in state.extra}
+    if config.lora:
+        _publish_adapter(run, model, config, record, into=f"{into}/{ADAPTER}" if into else ADAPTER)
+        corpus.tokenizer.save(run.path / into / ADAPTER)
     run.publish(tensors={WEIGHTS: tensors}, json={CONFIG: shape, GENERATION: generation, RECORD: record}, into=into)
     corpus.tokenizer.save(run.path / into)
 
 
+def _publish_adapter(run: RunDir, model: GPT, config: TextTrainConfig, record: dict[str, Any], *, into: str) -> None:
+    layers, tensors = to_peft(model)
+    base, revision = base_name(str(config.init_from))
+    described = adapter_config(
+        base=base,
+        revision=revision,
+        rank=config.lora,
+        alpha=config.alpha,
+        dropout=config.lora_dropout,
+        targets=sorted({name.rpartition(".")[2] for name in layers})
+        if ALL_LINEAR in config.lora_targets
+        else list(config.lora_targets),
+        conv1d=model.config.arch == "gpt2",
+    )
+    run.publish(tensors={ADAPTER_WEIGHTS: tensors}, json={ADAPTER_CONFIG: described, RECORD: record}, into=into)
+
+
 def crown(run: RunDir) -> None:
-    """Make the best model the one in the run's root."""
+    """Make the best model the one in the run's root, and its adapter the run's."""
     best = run.path / BEST
     run.publish(tensors={WEIGHTS: load_tensors(best / WEIGHTS)}, json={RECORD: read_json(best / RECORD)})
+    adapter = best / ADAPTER
+    if adapter.is_dir():
+        tensors = {ADAPTER_WEIGHTS: load_tensors(adapter / ADAPTER_WEIGHTS)}
+        run.publish(tensors=tensors, json={RECORD: read_json(adapter / RECORD)}, into=ADAPTER)

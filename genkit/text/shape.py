@@ -60,9 +60,10 @@ def model_shape(config: TextTrainConfig, *, vocab_size: int, eos_id: int | None,
     )
 
 
-def shape_line(shape: GPTConfig, parameters: int) -> str:
-    """`qwen3, 6 layers x 256, 4 heads, context 256: 5.8 M parameters`"""
+def shape_line(shape: GPTConfig, parameters: int, trained: int) -> str:
+    """`qwen3, 6 layers x 256, 4 heads, context 256: 5.87 M parameters, 0.12 M trained`"""
+    part = "" if trained == parameters else f", {trained / 1e6:.2f} M trained"
     return (
         f"{shape.arch}, {shape.n_layer} layers x {shape.n_embd}, {shape.n_head} heads, "
-        f"context {shape.block_size}: {parameters / 1e6:.2f} M parameters"
+        f"context {shape.block_size}: {parameters / 1e6:.2f} M parameters{part}"
     )

@@ -3,56 +3,152 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch.optim import Optimizer
 
 from genkit import library
 from genkit.config import flag_name
 from genkit.errors import InputError, UsageError
-from genkit.runtime.manager import Runtime
-from genkit.text.config import GPTConfig, TextTrainConfig
+from genkit.files import read_json
+from genkit.runtime.manager import Runtime, derive_seed
+from genkit.text.adapters import model_hash
+from genkit.text.config import GPTConfig, TextTrainConfig, parse_freeze
 from genkit.text.data import Corpus
 from genkit.text.models.gpt import GPT
+from genkit.text.models.lora import adapter_of, add_lora
 from genkit.text.models.store import check_usable, load_model
 from genkit.text.shape import model_shape
 from genkit.text.tokenizer import Tokenizer
 from genkit.training.optim import text_optimizers
+from genkit.training.record import read_record
+from genkit.training.state import TrainState
 
 # what --init-from decides
 _BROUGHT_ALONG = frozenset(
     {"arch", "preset", "n_layer", "n_embd", "n_head", "n_kv_head", "tie_embeddings", "tokenizer", "vocab_size"}
 )
+_MOST_UNKNOWN = 0.05  # of the tokens; beyond that a model learns what stands for them
+_CHUNK = 1 << 24  # tokens
 
 
-def starting_point(config: TextTrainConfig, *, resumed: Path | None = None) -> tuple[GPT | None, Tokenizer | None]:
-    """The model and tokenizer of `--init-from`, or neither; a resumed run has both in its own folder.
+@dataclass(frozen=True)
+class Start:
+    """What `--init-from` gives a run; nothing at all for one from scratch.
+
+    Attributes:
+        origin: for `genkit.json`: which model it was, and what that one was trained on.
+    """
+
+    model: GPT | None = None
+    tokenizer: Tokenizer | None = None
+    origin: dict[str, Any] = field(default_factory=dict)
+
+
+def starting_point(config: TextTrainConfig, *, resumed: Path | None = None) -> Start:
+    """The model of `--init-from`, frozen and adapted as the settings say.
+
+    A resumed run has its weights in its own folder; one that trains adapters needs its base again.
 
     Raises:
-        UsageError: settings of a model or tokenizer that the given one brings along.
-        InputError: no such model.
+        UsageError: settings of a model or tokenizer that the given one brings along, or layers
+            that it has not.
+        InputError: no such model, one that cannot be trained, or a base that has changed.
     """
     if config.init_from is None:
-        return None, None
-    for field in dataclasses.fields(config):
-        if field.name in _BROUGHT_ALONG and getattr(config, field.name) != field.default:
+        return Start()
+    for setting in dataclasses.fields(config):
+        if setting.name in _BROUGHT_ALONG and getattr(config, setting.name) != setting.default:
             raise UsageError(
-                f"{flag_name(field)} does not go with --init-from",
+                f"{flag_name(setting)} does not go with --init-from",
                 f"{config.init_from} brings its own; leave one of them out",
             )
-    folder = resumed or library.find(config.init_from)
-    model, tokenizer = load_model(folder, dropout=config.dropout), Tokenizer.load(folder)
+    folder = resumed if resumed is not None and not config.lora else _find(config)
+    if resumed is not None and config.lora:
+        _check_unchanged(config, folder, read_record(resumed).get("base"))
+    model, tokenizer = load_model(folder, dropout=config.dropout), Tokenizer.load(resumed or folder)
     check_usable(folder, model, tokenizer)
-    return model, tokenizer
+    _freeze(config, model)
+    if config.lora:
+        add_lora(
+            model,
+            rank=config.lora,
+            alpha=config.alpha,
+            targets=config.lora_targets,
+            dropout=config.lora_dropout,
+            generator=torch.Generator().manual_seed(derive_seed(config.seed, "lora")),
+        )
+    return Start(model, tokenizer, {} if resumed is not None else _origin(config, folder))
 
 
-def check_fit(config: TextTrainConfig, model: GPT, corpus: Corpus) -> None:
+def _find(config: TextTrainConfig) -> Path:
+    name = str(config.init_from)
+    folder = library.find(name)
+    if folder.is_file():
+        raise InputError(
+            f"--init-from {name}: a GGUF file is not trained further", "name the model directory that it was made of"
+        )
+    if library.kind(folder) != "text":
+        raise InputError(f"--init-from {name} is an image model", "name a text model")
+    if folder.resolve().is_relative_to(Path(config.out).resolve()):
+        raise UsageError(f"--init-from {name} lies in --out {config.out}", "choose another --out")
+    return folder
+
+
+def _check_unchanged(config: TextTrainConfig, folder: Path, base: Any) -> None:
+    if not isinstance(base, dict) or base.get("sha256") != model_hash(folder):
+        raise InputError(
+            f"{config.init_from} is not what it was when this run began", "bring it back, or start anew with --force"
+        )
+
+
+def _origin(config: TextTrainConfig, folder: Path) -> dict[str, Any]:
+    """`base` and `trained_before` of the record."""
+    record = read_json(folder / library.RECORD) if (folder / library.RECORD).is_file() else {}
+    data = record.get("data")
+    said = data.items() if isinstance(data, dict) else ()
+    credit = {k: v for k, v in said if k in ("name", "license", "credit") and isinstance(v, str)}
+    found: dict[str, Any] = {"base": {"model": config.init_from, "sha256": model_hash(folder)}}
+    if tokens := _tokens(record):
+        found["trained_before"] = {"trained": {"tokens": tokens}, "data": credit}
+    return found
+
+
+def _tokens(record: Any) -> int:
+    """Tokens that a model has seen, with those of the models it began as."""
+    if not isinstance(record, Mapping) or not isinstance(trained := record.get("trained"), Mapping):
+        return 0
+    tokens = trained.get("tokens")
+    return (tokens if isinstance(tokens, int) else 0) + _tokens(record.get("trained_before"))
+
+
+def _freeze(config: TextTrainConfig, model: GPT) -> None:
+    embedding, blocks = parse_freeze(config.freeze)
+    layers = model.config.n_layer
+    if blocks > layers:
+        raise UsageError(f"--freeze {config.freeze}: the model has {layers} blocks", f"use {layers} or less")
+    if embedding and blocks == layers and model.lm_head is None:
+        raise UsageError(f"--freeze {config.freeze} leaves only a norm to train", "freeze fewer blocks")
+    for module in [model.embed, model.positions] * embedding + list(model.blocks[:blocks]):
+        if module is not None:
+            module.requires_grad_(False)
+
+
+def check_fit(config: TextTrainConfig, model: GPT, corpus: Corpus) -> list[str]:
     """Refuse, before anything is saved, what would fail later.
+
+    Returns:
+        what the user should know although it goes on.
 
     Raises:
         UsageError: a block longer than the model's context.
-        InputError: a text shorter than a block, or a sample prompt that fills the context.
+        InputError: a text shorter than a block or largely of unknown characters, or a
+            sample prompt that fills the context.
     """
     context = model.config.block_size
     if (config.block_size or 0) > context:
@@ -60,6 +156,28 @@ def check_fit(config: TextTrainConfig, model: GPT, corpus: Corpus) -> None:
     corpus.batch(block_size=config.block_size or context, batch_size=1, seed=config.seed, step=0)
     if (length := len(corpus.tokenizer.encode(config.sample_prompt))) >= context:
         raise InputError(f"--sample-prompt has {length} tokens, the model's context {context}", "shorten it")
+    return _unknown(corpus)
+
+
+def _unknown(corpus: Corpus) -> list[str]:
+    """A word on the characters that the vocabulary has not, if there are any."""
+    unknown = corpus.tokenizer.unknown_id
+    if unknown is None:
+        return []
+    count, first = 0, -1
+    for start in range(0, len(corpus.train), _CHUNK):
+        found = np.flatnonzero(corpus.train[start : start + _CHUNK] == unknown)
+        if first < 0 and len(found):
+            first = start + int(found[0])
+        count += len(found)
+    if not count:
+        return []
+    before, after = corpus.train[max(0, first - 20) : first], corpus.train[first + 1 : first + 21]
+    around = "\ufffd".join(corpus.tokenizer.decode(map(int, part)) for part in (before, after))
+    said = f"{count:,} of {len(corpus.train):,} tokens are characters unknown to the tokenizer, first in {around!r}"
+    if count > _MOST_UNKNOWN * len(corpus.train):
+        raise InputError(said, "use a model or tokenizer that knows them, such as a bpe one, or train from scratch")
+    return [f"{said}: the model learns {corpus.tokenizer.decode([unknown])!r} for them"]
 
 
 def corpus_shape(config: TextTrainConfig, corpus: Corpus, runtime: Runtime) -> GPTConfig:
@@ -84,4 +202,15 @@ def optimizers_of(model: GPT, config: TextTrainConfig, runtime: Runtime) -> dict
         betas=(config.beta1, config.beta2),
         # fp16 has too little range for the iteration
         dtype=torch.float32 if runtime.dtype is torch.float32 else torch.bfloat16,
+    )
+
+
+def train_state(model: GPT, optimizers: Mapping[str, Optimizer], runtime: Runtime, start: Start) -> TrainState:
+    """What checkpoints hold: the model, or the adapters alone where there are any, and the optimizers."""
+    adapter = adapter_of(model)
+    return TrainState(
+        modules={"model": model} if adapter is None else {"adapter": adapter},
+        optimizers=dict(optimizers),
+        scaler=runtime.scaler,
+        extra=dict(start.origin),
     )

@@ -18,7 +18,7 @@ from genkit.text.models.gpt import GPT
 from genkit.text.plan import OUT_OF_MEMORY, corpus_line
 from genkit.text.publish import crown, publish, sample
 from genkit.text.shape import shape_line
-from genkit.text.start import check_fit, corpus_shape, optimizers_of, starting_point
+from genkit.text.start import check_fit, corpus_shape, optimizers_of, starting_point, train_state
 from genkit.text.step import train_step, training_batch
 from genkit.training.log import Loggers, MetricLogger, TrainReport
 from genkit.training.loop import open_logs, reading, restore
@@ -28,7 +28,6 @@ from genkit.training.record import check_resumable
 from genkit.training.recovery import data_step, lr_factor, roll_back
 from genkit.training.rundir import BEST, RunDir
 from genkit.training.schedule import Budget, lr_scale
-from genkit.training.state import TrainState
 from genkit.training.stop import StopSignal
 
 # settings that may differ when a run is resumed: they change how long it is or what it reports
@@ -74,18 +73,20 @@ def train_text(
         expected = check_resumable(out, config, MAY_CHANGE, runtime.placement.precision) if resume else None
 
         # --- data and model ---------------------------------------------------------------
-        base, tokenizer = starting_point(config, resumed=out if resume else None)
-        corpus = prepare(config, run.data, tokenizer, reading(logger, _megabytes), expected=expected)
+        start = starting_point(config, resumed=out if resume else None)
+        corpus = prepare(config, run.data, start.tokenizer, reading(logger, _megabytes), expected=expected)
         torch.manual_seed(config.seed)
-        model = base or GPT(corpus_shape(config, corpus, runtime), config.dropout)
+        model = start.model or GPT(corpus_shape(config, corpus, runtime), config.dropout)
         model.to(runtime.device).train()
-        check_fit(config, model, corpus)
+        warnings = check_fit(config, model, corpus)
         logger.message(corpus_line(corpus))
-        logger.message(shape_line(model.config, model.num_parameters()))
+        logger.message(shape_line(model.config, model.num_parameters(), model.num_parameters(trained=True)))
+        for warning in warnings:
+            logger.message(warning)
 
         # --- optimizers and state ---------------------------------------------------------
         optimizers = optimizers_of(model, config, runtime)
-        state = TrainState(modules={"model": model}, optimizers=dict(optimizers), scaler=runtime.scaler)
+        state = train_state(model, optimizers, runtime, start)
         if resume:
             restore(run, state, logger, "tokens")
         compute_loss = runtime.compile(model.loss, config.compile)
@@ -194,7 +195,7 @@ def train_text(
             crown(run)
             logger.message(f"step {best['step']:,} validated best, with {best['val_loss']:.4f}: that is the model kept")
             shown.update({name: value for name, value in best.items() if name != "step"})
-        return TrainReport(out, state.step, state.seen, "tokens", meter.elapsed, dict(shown))
+        return TrainReport(out, state.step, state.seen, "tokens", meter.elapsed, dict(shown), tuple(warnings))
 
 
 def _megabytes(done: int, total: int) -> str:

@@ -255,9 +255,9 @@ class GPT(nn.Module):
         """(V, C); the embedding when it is tied."""
         return self.embed.weight if self.lm_head is None else self.lm_head.weight
 
-    def num_parameters(self) -> int:
-        """Trainable numbers; a tied head counts once."""
-        return sum(p.numel() for p in self.parameters())
+    def num_parameters(self, *, trained: bool = False) -> int:
+        """Numbers in the weights, or only those that are `trained`; a tied head counts once."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad or not trained)
 
 
 def count_parameters(config: GPTConfig) -> int:
