@@ -32,6 +32,7 @@ LAYERS = {
     "genkit.training": 1,
     "genkit.text": 2,
     "genkit.text.config": 0,
+    "genkit.text.evalconfig": 0,
     "genkit.image": 2,
     "genkit.image.config": 0,
     "genkit.pipeline": 3,

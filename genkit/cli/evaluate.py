@@ -18,7 +18,7 @@ from genkit.cli.options import chosen, command, config_options, runtime_options
 from genkit.cli.terminal import Terminal, is_terminal, write
 from genkit.errors import InputError, UsageError
 from genkit.runtime.device import resolve
-from genkit.text.config import EvalConfig
+from genkit.text.evalconfig import EvalConfig
 
 if TYPE_CHECKING:
     from genkit.cli.ui import LineBar

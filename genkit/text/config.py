@@ -189,7 +189,7 @@ PRESETS = {
 
 _SAMPLING, _BEAMS, _CONSTRAINTS = "Sampling", "Beam search", "Constraints"
 _MODEL, _DATA, _FINE = "Model", "Data", "Fine-tuning"
-_OPTIMISATION, _BUDGET, _RUN, _WINDOW = "Optimisation", "Budget", "Run", "Window"
+_OPTIMISATION, _BUDGET, _RUN = "Optimisation", "Budget", "Run"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -371,31 +371,6 @@ def parse_freeze(text: str | None) -> tuple[bool, int]:
     if len(parts) - parts.count("embed") != len(numbers) or parts.count("embed") > 1 or len(numbers) > 1:
         raise UsageError(f"--freeze {text!r} is not embed, a number of blocks, or both", "write for instance --freeze embed,4")
     return "embed" in parts, int(numbers[0]) if numbers else 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalConfig(Config):
-    """What held-out text is measured, and through what window."""
-
-    data: tuple[str, ...] = option((), "File or folder: txt, md, jsonl, csv, parquet, also .gz .bz2 .xz .zst.", multiple=True, metavar="PATH", section=_DATA)
-    text_field: str = option("text", "Field that holds the text in jsonl, csv and parquet.", section=_DATA)
-    encoding_errors: str = option("strict", "What to do with bytes that are not UTF-8.", choices=("strict", "replace"), section=_DATA)
-    max_tokens: int | None = option(None, "Score the beginning alone, up to this many tokens, e.g. 100k. Default: all.", parse=parse_count, min=1, metavar="COUNT", section=_DATA)
-
-    block_size: int | None = option(None, "Tokens that a window shows the model. Default: the model's context.", min=1, max=1 << 24, section=_WINDOW)
-    stride: int | None = option(None, "Tokens from one window to the next, which are those it scores. Default: half a window. A whole window: no overlap, as training validates.", min=1, max=1 << 24, section=_WINDOW)
-    batch_size: int | None = option(None, "Windows at a time. Default: as many as have 16,384 tokens.", min=1, max=1 << 20, section=_WINDOW)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.block_size is not None and self.stride is not None:
-            check_stride(self.stride, self.block_size)
-
-
-def check_stride(stride: int, window: int) -> None:
-    """Raises UsageError where windows would leave tokens between them."""
-    if stride > window:
-        raise UsageError(f"--stride {stride} is more than the window of {window} tokens", f"use --stride {window} or less")
 
 
 def _next_divisor(whole: int, near: int) -> int:

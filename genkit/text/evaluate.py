@@ -14,7 +14,7 @@ from torch import Tensor
 
 from genkit.errors import InputError, UsageError
 from genkit.runtime.manager import Runtime, memory_guard
-from genkit.text.config import EvalConfig, check_stride
+from genkit.text.evalconfig import EvalConfig
 from genkit.text.heldout import HeldOut
 from genkit.text.losses import IGNORE
 from genkit.text.models.gpt import GPT
@@ -128,8 +128,7 @@ def evaluate_model(
     window = config.block_size or context
     if window > context:
         raise UsageError(f"--block-size {window} is more than the model's context", f"use {context} or less")
-    stride = config.stride or max(1, window // 2)
-    check_stride(stride, window)
+    stride = config.step(window)
     tokenizer = Tokenizer.load(folder)
     text = HeldOut(config, tokenizer)
     with memory_guard("lower --batch-size or --block-size, or use --device cpu"):

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from genkit.errors import InputError
-from genkit.text.config import EvalConfig
 from genkit.text.documents import Piece, iter_pieces, list_files
+from genkit.text.evalconfig import EvalConfig
 from genkit.text.learner import utf8_length
 from genkit.text.tokenfiles import Encoder
 from genkit.text.tokenizer import Tokenizer
