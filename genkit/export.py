@@ -3,6 +3,8 @@
 gguf   text, one file for llama.cpp and what is built on it
 hf     text, a folder for transformers, vLLM and the hub
 onnx   image, one file for any ONNX runtime
+
+A LoRA adapter is merged with its base on the way.
 """
 
 from __future__ import annotations
@@ -10,7 +12,8 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,14 +52,24 @@ FORMATS = {
 }
 
 
-def export(folder: Path, path: Path, form: str, precision: str | None = None, *, clobber: bool = True) -> None:
+def export(
+    folder: Path,
+    path: Path,
+    form: str,
+    precision: str | None = None,
+    *,
+    base: str | None = None,
+    clobber: bool = True,
+) -> None:
     """Write the model in `folder` to `path`; it appears whole or not at all.
 
     A file that is there is replaced; a folder only if it is an earlier export.
 
     Args:
+        folder: of a model, or of a LoRA adapter, which is merged with its base.
         form: a key of FORMATS.
         precision: one of the format's; default: its first.
+        base: names the adapter's base instead of the adapter.
         clobber: False refuses to replace anything.
 
     Raises:
@@ -64,6 +77,22 @@ def export(folder: Path, path: Path, form: str, precision: str | None = None, *,
         InputError: the model is damaged, or cannot be said in this format.
         OutputError: `path` cannot be written or replaced.
     """
+    if not library.is_adapter(folder):
+        if base is not None:
+            raise UsageError(f"--base goes with a LoRA adapter, and {folder} is a model", "leave it out")
+        precision = _checked(folder, form, precision)
+        _WRITERS[form](folder, path, precision, clobber)
+        return
+    from genkit.text.adapters import find_base
+
+    under = find_base(folder, base)
+    precision = _checked(under, form, precision)
+    with _merged(folder, under, path) as whole:
+        _WRITERS[form](whole, path, precision, clobber)
+
+
+def _checked(folder: Path, form: str, precision: str | None) -> str:
+    """The precision to write this model in, if the format can hold it."""
     made = library.kind(folder)
     if FORMATS[form].makes != made:
         fits = " or ".join(name for name, other in FORMATS.items() if other.makes == made)
@@ -74,7 +103,27 @@ def export(folder: Path, path: Path, form: str, precision: str | None = None, *,
         raise UsageError(f"{form} is not written in {precision}", f"use --precision {' or '.join(possible)}")
     if folder.is_file():
         raise InputError(f"{folder} is a GGUF file already", "export the model directory that it was made of")
-    _WRITERS[form](folder, path, precision, clobber)
+    return precision
+
+
+@contextmanager
+def _merged(adapter: Path, base: Path, path: Path) -> Iterator[Path]:
+    """A folder beside `path`, for a while, with the model that an adapter makes of its base."""
+    from genkit.text.adapters import merge
+
+    whole = Path(os.path.realpath(path)).with_name(temporary_name())
+    tokenizer = adapter if (adapter / library.TOKENIZER).is_file() else base
+    sources = {library.CONFIG: base, library.GENERATION: base, library.RECORD: adapter}
+    try:
+        with output_errors(path):
+            whole.mkdir()
+        merge(adapter, base, whole / library.WEIGHTS)
+        for name in (library.CONFIG, *COMPANIONS):
+            if (source := sources.get(name, tokenizer) / name).is_file():
+                write_bytes(whole / name, source.read_bytes())
+        yield whole
+    finally:
+        shutil.rmtree(whole, ignore_errors=True)
 
 
 def _gguf(folder: Path, path: Path, precision: str, clobber: bool) -> None:
@@ -164,10 +213,12 @@ def card(folder: Path, name: str, precision: str) -> str:
         "Parameters": f"{library.parameters(folder) or 0:,}",
         "Context": context and f"{context} tokens",
         "Stored as": _DTYPES[precision],
+        "Fine-tuned from": _object(record, "base").get("model"),
         "Trained with": record and f"genkit {record.get('genkit_version')}",
         "Trained on": data.get("name"),
         "Licence of the data": data.get("license"),
         "Credit": data.get("credit"),
+        "Licence of earlier data": _object(_object(record, "trained_before"), "data").get("license"),
         "Tokens seen": (tokens := _tokens(record)) and f"{tokens:,}",
         **{f"`{key}`": f"{value:.4g}" for key, value in metrics.items() if isinstance(value, int | float)},
     }

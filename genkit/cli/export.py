@@ -21,6 +21,7 @@ EXAMPLES = """
 genkit export story --to gguf --precision int8 --out story.gguf
 genkit export run --to hf --precision bf16 --out story-hf
 genkit export kittens --to onnx --out kittens.onnx
+genkit export run/adapter --to gguf --out tuned.gguf
 """
 
 
@@ -43,10 +44,18 @@ genkit export kittens --to onnx --out kittens.onnx
     metavar="|".join(PRECISIONS),
     help="Of the weights. Default: fp32. int8 is gguf's Q8_0.",
 )
+@option(
+    "--base", section="Output", metavar="MODEL", help="Merge an adapter with this model. Default: the one it names."
+)
 @option("--no-clobber", section="Output", is_flag=True, help="Refuse to replace a file or folder.")
 @click.pass_context
-def export(ctx: click.Context, /, model: str, form: str, out: str, precision: str | None, no_clobber: bool) -> None:
+def export(
+    ctx: click.Context, /, model: str, form: str, out: str, precision: str | None, base: str | None, no_clobber: bool
+) -> None:
     """Write MODEL in a format that other programs read.
+
+    MODEL may be a folder with a LoRA adapter, of genkit or of peft: it is merged with
+    its base.
 
     The path is printed. A file of that name is replaced in one step, a folder only
     if genkit exported it before.
@@ -56,11 +65,11 @@ def export(ctx: click.Context, /, model: str, form: str, out: str, precision: st
         raise UsageError("--out must name a file or folder", "an export is not streamed")
     if form != "hf" and out.endswith(os.sep):
         raise UsageError(f"--out {out} names a folder, and {form} is one file", "give a file name")
-    folder = library.find(model)
+    folder = library.find_any(model)
 
     from genkit.export import export as write_export
 
-    write_export(folder, Path(out), form, precision, clobber=not no_clobber)
+    write_export(folder, Path(out), form, precision, base=base, clobber=not no_clobber)
     if terminal.json:
         facts = {"model": model, "to": form, "precision": precision or "fp32", "path": out, "bytes": _size(Path(out))}
         write(json.dumps(facts, ensure_ascii=False) + "\n")
