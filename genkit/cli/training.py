@@ -55,6 +55,7 @@ def run_training(ctx: click.Context, cls: type[Config], *, task: TrainTask) -> N
 
     from genkit.cli import STARTED, ui
     from genkit.runtime.manager import Runtime
+    from genkit.training.log import short
 
     train, plan = _trainer(task)
     with Runtime(placement, seed=values["seed"]) as runtime:
@@ -69,7 +70,7 @@ def run_training(ctx: click.Context, cls: type[Config], *, task: TrainTask) -> N
     for warning in report.warnings:
         terminal.note(f"warning: {warning}")
     terminal.note(
-        f"trained {report.steps:,} steps on {ui.short(report.seen)} {report.unit} "
+        f"trained {report.steps:,} steps on {short(report.seen)} {report.unit} "
         f"in {ui.clock(report.seconds)}  {ui.numbers(report.metrics)}"
     )
     if terminal.json:

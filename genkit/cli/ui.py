@@ -20,7 +20,7 @@ from rich.table import Column, Table
 
 from genkit.cli import graphics
 from genkit.cli.terminal import Terminal, is_terminal, printable, say
-from genkit.training.log import MetricLogger, Progress
+from genkit.training.log import MetricLogger, Progress, short
 
 if TYPE_CHECKING:
     import numpy as np
@@ -128,14 +128,6 @@ def state(progress: Progress) -> str:
 
 def numbers(values: Mapping[str, float], digits: int = 4) -> str:
     return "  ".join(f"{name} {value:.{digits}g}" for name, value in values.items())
-
-
-def short(number: float) -> str:
-    """`950`, `12.3k`, `1.2M`."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.1f}{letter}"
-    return f"{number:.0f}" if number >= 10 or number == int(number) else f"{number:.1f}"
 
 
 def clock(seconds: float) -> str:

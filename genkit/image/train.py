@@ -132,8 +132,8 @@ def train_gan(
             save()  # a full disk shows now, and a kill at any time leaves something to resume
         stop = stack.enter_context(StopSignal())
         fraction = meter.fraction(state.step, state.seen)
-        sample_cadence = Cadence(meter, config.sample_interval, fraction)
-        save_cadence = Cadence(meter, config.save_interval, fraction)
+        sample_cadence = Cadence(meter, config.sample_interval, fraction, "sample")
+        save_cadence = Cadence(meter, config.save_interval, fraction, "save")
 
         # --- the loop ---------------------------------------------------------------------
         while fraction < 1 or state.step == 0:
@@ -155,6 +155,8 @@ def train_gan(
                 shown[name] = _SMOOTHING * shown.get(name, value) + (1 - _SMOOTHING) * value
             progress = meter.progress(state.step, state.seen, fraction, shown)
             logger.progress(progress)
+            if outlook := meter.outlook(progress, epoch=store.report.count):
+                logger.message(outlook)
             if state.step % _LOG_INTERVAL == 0:
                 kept.metrics(
                     state.step,

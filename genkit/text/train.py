@@ -130,9 +130,9 @@ def train_text(
             save()  # a full disk shows now, and a kill at any time leaves something to resume
         stop = stack.enter_context(StopSignal())
         fraction = meter.fraction(state.step, state.seen)
-        eval_cadence = Cadence(meter, config.eval_interval, fraction)
-        sample_cadence = Cadence(meter, config.sample_interval, fraction)
-        save_cadence = Cadence(meter, config.save_interval, fraction)
+        eval_cadence = Cadence(meter, config.eval_interval, fraction, "eval")
+        sample_cadence = Cadence(meter, config.sample_interval, fraction, "sample")
+        save_cadence = Cadence(meter, config.save_interval, fraction, "save")
 
         # --- the loop ---------------------------------------------------------------------
         while fraction < 1 or state.step == 0:
@@ -162,6 +162,8 @@ def train_text(
             shown["loss"] = loss
             progress = meter.progress(state.step, state.seen, fraction, shown)
             logger.progress(progress)
+            if outlook := meter.outlook(progress, epoch=len(corpus.train)):
+                logger.message(outlook)
             if state.step % _LOG_INTERVAL == 0:
                 kept.metrics(
                     state.step,

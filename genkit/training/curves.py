@@ -105,6 +105,7 @@ def read_metrics(path: Path) -> list[dict[str, float | None]]:
 
 def curves_of(rows: Sequence[Row]) -> Curves | None:
     """The curves of a run; None where no loss was recorded yet."""
+    rows = _as_lasting(rows)
     unit, scale = _axis(rows)
     curves = {name: _curve(name, rows, scale) for name in (*LABELS, "lr_scale")}
     losses = tuple(curve for name, curve in curves.items() if name in LABELS and curve is not None)
@@ -130,7 +131,8 @@ def smooth(y: Points) -> Points:
 
     def mean(values: Points) -> Points:
         total = np.concatenate([[0.0], np.cumsum(values)])
-        return (total[high] - total[low]) / count
+        means: Points = (total[high] - total[low]) / count
+        return means
 
     mean_x = mean(x)
     spread = mean(x * x) - mean_x**2
@@ -158,6 +160,19 @@ def tick_label(value: float) -> str:
     return f"{value:.6g}"
 
 
+def _as_lasting(rows: Sequence[Row]) -> list[Row]:
+    """The rows without those of steps that a run took back after a loss that was not finite."""
+    lasting: list[Row] = []
+    for row in rows:
+        step = _number(row.get("step"))
+        if step is None:
+            continue
+        while lasting and (_number(lasting[-1].get("step")) or 0.0) > step:
+            lasting.pop()
+        lasting.append(row)
+    return lasting
+
+
 def _axis(rows: Sequence[Row]) -> tuple[str, float]:
     """What x counts, and how much of it a step takes, which is the same throughout a run."""
     for row in reversed(rows):
@@ -169,7 +184,7 @@ def _axis(rows: Sequence[Row]) -> tuple[str, float]:
 
 def _curve(name: str, rows: Sequence[Row], scale: float) -> Curve | None:
     pairs = ((_number(row.get("step")), _number(row.get(name))) for row in rows)
-    found = sorted((step * scale, value) for step, value in pairs if step is not None and value is not None)
+    found = [(step * scale, value) for step, value in pairs if step is not None and value is not None]
     if not found:
         return None
     x, y = np.array(found, dtype=np.float64).T

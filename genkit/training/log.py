@@ -45,6 +45,14 @@ class TrainReport:
     warnings: tuple[str, ...] = ()
 
 
+def short(number: float) -> str:
+    """`950`, `12.3k`, `1.2M`."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.1f}{letter}"
+    return f"{number:.0f}" if number >= 10 or number == int(number) else f"{number:.1f}"
+
+
 class MetricLogger(Protocol):
     """Receiver of a run's reports; the trainers know no other."""
 
