@@ -44,6 +44,7 @@ LAYERS = {
 PURE = (
     "genkit.text.models.gpt",
     "genkit.text.models.cache",
+    "genkit.text.models.fused",
     "genkit.text.sampling",
     "genkit.text.constraints.badwords",
     "genkit.text.losses",

@@ -19,6 +19,7 @@ from genkit.errors import InputError
 from genkit.text.config import GPTConfig
 from genkit.text.losses import linear_cross_entropy
 from genkit.text.models.cache import KVCache, attend_cached
+from genkit.text.models.fused import rms_norm, rotate
 
 MAX_PARAMETERS = 1 << 36
 INIT_STD = 0.02
@@ -36,13 +37,6 @@ def rope_table(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, 
     exponents = torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim
     angles = positions.unsqueeze(-1).float() * (1.0 / theta**exponents)
     return angles.cos().unsqueeze(-2), angles.sin().unsqueeze(-2)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the pairs (i, i + head_dim / 2) of x (B, T, heads, head_dim)."""
-    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -66,7 +60,8 @@ class RMSNorm(nn.RMSNorm):
     """Root mean square norm (Zhang and Sennrich 2019); under autocast the gain follows the input's dtype."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+        assert self.eps is not None
+        return rms_norm(x, self.weight, self.eps)
 
 
 class Attention(nn.Module):
