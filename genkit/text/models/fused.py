@@ -50,7 +50,8 @@ class _RMSNorm(torch.autograd.Function):
         scale = (norm.square_() / x.shape[-1] + eps).rsqrt_().to(x.dtype)  # (..., 1)
         normed = x * scale
         ctx.save_for_backward(normed, scale, gain)
-        return normed * gain.to(x.dtype)
+        y: Tensor = normed * gain.to(x.dtype)
+        return y
 
     @staticmethod
     @once_differentiable
