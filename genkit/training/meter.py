@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,13 +11,11 @@ from datetime import datetime, timedelta
 from statistics import fmean
 
 from genkit.training.log import Progress, short
+from genkit.training.pace import Pace
 from genkit.training.schedule import Budget
 
-_WINDOW = 50  # steps that the shown rate is averaged over
 _REMEMBERED = 5  # pauses of a kind that tell how long the next one takes
-_MARKS = 256  # of the run's past that tell its pace
 _PROCESS = 0.5  # seconds of a process before its clock starts and after its last pause
-_ENOUGH_STEPS, _ENOUGH_SECONDS = 10, 10.0  # that tell a pace
 _SHARE = 0.1  # of the run that evaluating, sampling and saving may take unasked
 _TIMES_A_RUN = 20
 _LONGEST_GAP = 300.0  # seconds
@@ -50,7 +47,7 @@ class Meter:
         self._origin = started - before
         self._rested_at = started
         self._fraction = 0.0
-        self._pace = _Pace()
+        self._pace = Pace()
         self._told = False
 
     @property
@@ -69,13 +66,15 @@ class Meter:
         before = time.monotonic()
         self._pace.pause(before)
         yield
-        self._rested_at = time.monotonic()
-        self._pauses.setdefault(name, deque(maxlen=_REMEMBERED)).append(self._rested_at - before)
-        self._pace.go_on(self._rested_at)
+        after = time.monotonic()
+        if not self._asked(name):
+            self._rested_at = after
+        self._pauses.setdefault(name, deque(maxlen=_REMEMBERED)).append(after - before)
+        self._pace.go_on(after)
 
     def rested(self) -> bool:
-        """Whether there was training enough since the last pause to afford another one."""
-        return time.monotonic() - self._rested_at >= sum(self._usual().values()) * (1 - _SHARE) / _SHARE
+        """Whether there was training enough since the last pause that nobody asked for to afford another one."""
+        return time.monotonic() - self._rested_at >= self._rest()
 
     def fraction(self, step: int, seen: int) -> float:
         """Share of the run that is done; a wall-time budget keeps back what the end will take.
@@ -97,15 +96,17 @@ class Meter:
 
     def left(self, step: int, fraction: float) -> float:
         """Seconds to the end of the run, its last evaluation, sample and save included; inf when nobody knows yet."""
-        end = sum(self._usual().values())
+        training, end = self.training_left(step, fraction), sum(self._usual().values())
+        if self.budget.seconds is not None or math.isinf(training):
+            return training + end
+        return training + self._pauses_to_come(step, step / fraction, fraction, training) + end
+
+    def training_left(self, step: int, fraction: float) -> float:
+        """Seconds until the end of the run begins; of a wall-time budget with its pauses, else without."""
         if self.budget.seconds is not None:
-            return max(0.0, self.budget.seconds - self.elapsed - self._reserve() + end)
+            return max(0.0, self.budget.seconds - self.elapsed - self._reserve())
         pace = self._pace.seconds_a_step()
-        if pace is None or fraction <= 0:
-            return math.inf
-        steps = step / fraction
-        training = pace * (steps - step)
-        return training + self._pauses_to_come(step, steps, fraction, training) + end
+        return math.inf if pace is None or fraction <= 0 else pace * step * (1 - fraction) / fraction
 
     def outlook(self, progress: Progress, epoch: int) -> str | None:
         """What the budget means, as a sentence, once: as soon as the pace is known.
@@ -119,7 +120,7 @@ class Meter:
         pace = self._pace.seconds_a_step() or 0.0
         step, fraction = progress.step, progress.fraction
         if self.budget.seconds is not None:
-            time_left = max(0.0, self.budget.seconds - self.elapsed - self._reserve())
+            time_left = self.training_left(step, fraction)
             pauses = self._pauses_to_come(step, step + time_left / pace, fraction, time_left)
             steps = step + max(0.0, time_left - pauses) / pace
         else:
@@ -133,20 +134,33 @@ class Meter:
         """Count the pauses `name` that `cadence` will bring."""
         self._cadences[name] = cadence
 
+    def any_waits_longer(self, cadence: Cadence, fraction: float) -> bool:
+        """Whether another cadence than this one is to have the next pause."""
+        since = cadence.waits_since(fraction)
+        return any(other.waits_since(fraction) < since for other in self._cadences.values())
+
     def _pauses_to_come(self, step: int, steps: float, fraction: float, training: float) -> float:
         """Seconds of the pauses up to step `steps`, during `training` seconds of training; without the end's."""
         usual = self._usual()
         asked = unasked = times = 0.0
         for name, cadence in self._cadences.items():
             if cadence.interval is not None:
-                last = math.ceil(steps) - 1
-                asked += usual.get(name, 0.0) * max(0, last // cadence.interval - step // cadence.interval)
+                last = math.ceil(steps) - 1  # what is due now, after this step, is to come too
+                asked += usual.get(name, 0.0) * max(0, last // cadence.interval - (step - 1) // cadence.interval)
             else:
                 often = max(_TIMES_A_RUN * (1 - fraction) - 1, training / _LONGEST_GAP, 0.0)
                 times += often
                 unasked += usual.get(name, 0.0) * often
-        rest = sum(usual.values()) * (1 - _SHARE) / _SHARE  # seconds of training that go before each
-        return asked + unasked * min(1.0, training / (rest * times) if rest * times > 0 else 1.0)
+        needed = self._rest() * times
+        return asked + unasked * min(1.0, training / needed if needed > 0 else 1.0)
+
+    def _rest(self) -> float:
+        """Seconds of training that go before each unasked pause."""
+        return sum(t for name, t in self._usual().items() if not self._asked(name)) * (1 - _SHARE) / _SHARE
+
+    def _asked(self, name: str) -> bool:
+        """Whether the user said how often."""
+        return name in self._cadences and self._cadences[name].interval is not None
 
     def _usual(self) -> dict[str, float]:
         return {name: fmean(recent) for name, recent in self._pauses.items()}
@@ -162,89 +176,39 @@ class Cadence:
 
     Every `interval` steps; or, where the user gave none, twenty times a run and
     every five minutes, but postponed while pauses would take more than a tenth
-    of the run.
+    of the run; what has waited longest is done first. Not so near the end, which does
+    it anyway, that the run would be over, or the budget be spent, before it is done.
 
     Args:
         name: what `Meter.measured` calls the work.
     """
 
-    def __init__(self, meter: Meter, interval: int | None, fraction: float, name: str = "") -> None:
-        self._meter, self.interval = meter, interval
+    def __init__(self, meter: Meter, interval: int | None, fraction: float, name: str) -> None:
+        self._meter, self.interval, self._name = meter, interval, name
         self._mark(fraction)
         meter.watch(name, self)
 
     def due(self, step: int, fraction: float) -> bool:
         """Whether to do it after this step."""
+        meter = self._meter
+        fits = meter.training_left(step, fraction) > meter.pauses.get(self._name, 0.0)
         if self.interval is not None:
-            return step % self.interval == 0
-        waited = self._meter.elapsed - self._last >= _LONGEST_GAP
-        if not (waited or math.floor(fraction * _TIMES_A_RUN) > self._done) or not self._meter.rested():
+            return step % self.interval == 0 and (fits or meter.budget.seconds is None)
+        if not (fits and self._wanted(fraction) and meter.rested()) or meter.any_waits_longer(self, fraction):
             return False
         self._mark(fraction)
         return True
 
+    def waits_since(self, fraction: float) -> float:
+        """`Meter.elapsed` when work that is wanted now was last done; inf where none is wanted."""
+        return self._last if self.interval is None and self._wanted(fraction) else math.inf
+
+    def _wanted(self, fraction: float) -> bool:
+        waited = self._meter.elapsed - self._last >= _LONGEST_GAP
+        return waited or math.floor(fraction * _TIMES_A_RUN) > self._done
+
     def _mark(self, fraction: float) -> None:
         self._done, self._last = math.floor(fraction * _TIMES_A_RUN), self._meter.elapsed
-
-
-class _Pace:
-    """Seconds of training, pauses left out, against steps and units."""
-
-    def __init__(self) -> None:
-        self._trained = 0.0
-        self._since: float | None = None  # when training went on
-        self._recent: deque[tuple[float, int]] = deque(maxlen=_WINDOW)  # seconds trained, units seen
-        self._marks: list[tuple[int, float]] = []  # step, seconds trained: evenly over the run so far
-        self._stride = 1
-        self._now = (0, 0.0)
-
-    @property
-    def begun(self) -> bool:
-        return bool(self._marks)
-
-    def begin(self, now: float, step: int, seen: int) -> None:
-        self._since = now
-        self.mark(now, step, seen)
-
-    def pause(self, now: float) -> None:
-        if self._since is not None:
-            self._trained += now - self._since
-            self._since = None
-
-    def go_on(self, now: float) -> None:
-        self._since = now
-
-    def mark(self, now: float, step: int, seen: int) -> None:
-        """A step is done."""
-        self.pause(now)
-        self.go_on(now)
-        self._now = (step, self._trained)
-        self._recent.append((self._trained, seen))
-        if not self._marks or step - self._marks[-1][0] >= self._stride:
-            self._marks.append(self._now)
-            if len(self._marks) > _MARKS:
-                del self._marks[1::2]
-                self._stride *= 2
-
-    def rate(self) -> float:
-        """Units a second of late."""
-        (t0, seen0), (t1, seen1) = self._recent[0], self._recent[-1]
-        return (seen1 - seen0) / (t1 - t0) if t1 > t0 else 0.0
-
-    def known(self) -> bool:
-        """Whether there are enough steps to tell the pace by."""
-        steps = self._now[0] - self._marks[0][0]
-        return steps >= _ENOUGH_STEPS or (steps >= 2 and self._trained >= _ENOUGH_SECONDS)
-
-    def seconds_a_step(self) -> float | None:
-        """Of the later half of the steps so far, at least ten; not of the first one, which may compile."""
-        step, trained = self._now
-        if step <= self._marks[0][0]:
-            return None
-        since = step - max(_ENOUGH_STEPS, (step - self._marks[0][0]) // 2)
-        first = max(1, bisect_right(self._marks, since, key=lambda mark: mark[0]) - 1)
-        before = self._marks[first] if self._marks[first][0] < step else self._marks[0]
-        return (trained - before[1]) / (step - before[0])
 
 
 def budget_line(unit: str, units: float, epoch: int, steps: float, now: datetime, end: datetime) -> str:

@@ -80,20 +80,20 @@ def test_a_resumed_run_knows_what_its_end_takes(clock: Clock) -> None:
 
 
 def test_cadence_by_steps() -> None:
-    cadence = Cadence(Meter(Budget(steps=12), "tokens", started=0.0), 4, 0.0)
+    cadence = Cadence(Meter(Budget(steps=12), "tokens", started=0.0), 4, 0.0, "eval")
     assert [step for step in range(1, 13) if cadence.due(step, step / 12)] == [4, 8, 12]
 
 
 def test_cadence_twenty_times_a_run_and_every_five_minutes(clock: Clock) -> None:
     meter = Meter(Budget(steps=1000), "tokens", started=100.0)
-    cadence = Cadence(meter, None, 0.0)
+    cadence = Cadence(meter, None, 0.0, "eval")
     hits = []
     for step in range(1, 201):
         clock.now += 1
         if cadence.due(step, step / 1000):
             hits.append(step)
     assert hits == [50, 100, 150, 200]
-    slow = Cadence(meter, None, 0.2)
+    slow = Cadence(meter, None, 0.2, "eval")
     clock.now += 299
     assert not slow.due(201, 0.201)
     clock.now += 1
@@ -102,7 +102,7 @@ def test_cadence_twenty_times_a_run_and_every_five_minutes(clock: Clock) -> None
 
 def test_cadence_is_postponed_not_skipped(clock: Clock) -> None:
     meter = Meter(Budget(steps=1000), "tokens", started=100.0)
-    cadence = Cadence(meter, None, 0.0)
+    cadence = Cadence(meter, None, 0.0, "eval")
     with meter.measured("eval"):
         clock.now += 10
     clock.now += 50
