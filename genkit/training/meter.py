@@ -79,19 +79,19 @@ class Meter:
     def fraction(self, step: int, seen: int) -> float:
         """Share of the run that is done; a wall-time budget keeps back what the end will take.
 
-        It never falls, although the end may turn out to take less.
+        Of a wall-time budget it never falls, although the end may turn out to take less.
         """
-        spent = self.elapsed
-        if self.budget.seconds is not None:
-            spent *= self.budget.seconds / (self.budget.seconds - self._reserve())
-        self._fraction = max(self._fraction, self.budget.fraction(step, seen, spent))
         if not self._pace.begun:
-            self._pace.begin(time.monotonic(), step, seen)
+            self._pace.begin(time.monotonic(), seen)
+        if self.budget.seconds is None:
+            return self.budget.fraction(step, seen, 0.0)
+        spent = self.elapsed * self.budget.seconds / (self.budget.seconds - self._reserve())
+        self._fraction = max(self._fraction, self.budget.fraction(step, seen, spent))
         return self._fraction
 
     def progress(self, step: int, seen: int, fraction: float, values: Mapping[str, float]) -> Progress:
         """The report of one step."""
-        self._pace.mark(time.monotonic(), step, seen)
+        self._pace.mark(time.monotonic(), seen)
         return Progress(step, fraction, self.unit, seen, self._pace.rate(), self.left(step, fraction), values)
 
     def left(self, step: int, fraction: float) -> float:

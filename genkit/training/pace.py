@@ -17,17 +17,18 @@ class Pace:
         self._trained = 0.0
         self._since: float | None = None  # when training went on
         self._recent: deque[tuple[float, int]] = deque(maxlen=_WINDOW)  # seconds trained, units seen
-        self._marks: list[tuple[int, float]] = []  # step, seconds trained: evenly over the run so far
+        self._marks: list[tuple[int, float]] = []  # steps, seconds trained: evenly over the past
         self._stride = 1
-        self._now = (0, 0.0)
+        self._steps = -1  # of this process, those that were taken back too
 
     @property
     def begun(self) -> bool:
         return bool(self._marks)
 
-    def begin(self, now: float, step: int, seen: int) -> None:
+    def begin(self, now: float, seen: int) -> None:
+        """The first step begins."""
         self._since = now
-        self.mark(now, step, seen)
+        self.mark(now, seen)
 
     def pause(self, now: float) -> None:
         if self._since is not None:
@@ -37,14 +38,16 @@ class Pace:
     def go_on(self, now: float) -> None:
         self._since = now
 
-    def mark(self, now: float, step: int, seen: int) -> None:
+    def mark(self, now: float, seen: int) -> None:
         """A step is done."""
         self.pause(now)
         self.go_on(now)
-        self._now = (step, self._trained)
+        self._steps += 1
+        if self._recent and seen < self._recent[-1][1]:  # the run went back to a checkpoint
+            self._recent.clear()
         self._recent.append((self._trained, seen))
-        if not self._marks or step - self._marks[-1][0] >= self._stride:
-            self._marks.append(self._now)
+        if self._steps % self._stride == 0:
+            self._marks.append((self._steps, self._trained))
             if len(self._marks) > _MARKS:
                 del self._marks[1::2]
                 self._stride *= 2
@@ -56,15 +59,13 @@ class Pace:
 
     def known(self) -> bool:
         """Whether there are enough steps to tell the pace by."""
-        steps = self._now[0] - self._marks[0][0]
-        return steps >= _ENOUGH_STEPS or (steps >= 2 and self._trained >= _ENOUGH_SECONDS)
+        return self._steps >= _ENOUGH_STEPS or (self._steps >= 2 and self._trained >= _ENOUGH_SECONDS)
 
     def seconds_a_step(self) -> float | None:
         """Of the later half of the steps so far, at least ten; not of the first one, which may compile."""
-        step, trained = self._now
-        if not self._marks or step <= self._marks[0][0]:
+        if self._steps < 1:
             return None
-        since = step - max(_ENOUGH_STEPS, (step - self._marks[0][0]) // 2)
+        since = self._steps - max(_ENOUGH_STEPS, self._steps // 2)
         first = max(1, bisect_right(self._marks, since, key=lambda mark: mark[0]) - 1)
-        before = self._marks[first] if self._marks[first][0] < step else self._marks[0]
-        return (trained - before[1]) / (step - before[0])
+        steps, trained = self._marks[first] if self._steps > 1 else self._marks[0]
+        return (self._trained - trained) / (self._steps - steps)

@@ -45,8 +45,9 @@ def test_rate_and_time_left(clock: Clock) -> None:
     meter = Meter(Budget(steps=8), "images", started=100.0)
     clock.now += 60  # reading data is no part of the pace
     assert meter.fraction(0, 0) == 0.0
-    meter.progress(0, 0, 0.0, {})
-    clock.now += 4
+    clock.now += 2
+    assert meter.progress(1, 32, 0.125, {}).eta == 14.0
+    clock.now += 2
     progress = meter.progress(2, 64, 0.25, {"loss": 1.0})
     assert (progress.rate, progress.eta, progress.unit) == (16.0, 12.0, "images")
 
