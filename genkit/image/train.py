@@ -29,7 +29,7 @@ from genkit.image.models.store import CONFIG, WEIGHTS, model_line, parameter_cou
 from genkit.image.noise import STATISTICS, batch_latents, seeded_latents
 from genkit.runtime.manager import Runtime, memory_guard
 from genkit.training.log import MetricLogger, TrainReport
-from genkit.training.loop import open_logs, reading, restore
+from genkit.training.loop import draw_curves, open_logs, reading, restore
 from genkit.training.meter import Cadence, Meter
 from genkit.training.optim import ema_decay, set_lr, update_ema
 from genkit.training.record import RECORD, check_resumable, run_record
@@ -122,6 +122,7 @@ def train_gan(
                 state.elapsed, state.extra["metrics"], state.extra["pauses"] = meter.elapsed, dict(shown), meter.pauses
                 run.save_checkpoint(state)
                 publish(run, finished(), store.report, config, runtime, state)
+                draw_curves(run)
 
         def draw_sheet() -> None:
             with meter.measured("sample"):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import indent
 from typing import Any, Protocol
 
 from genkit.errors import UsageError
-from genkit.files import write_bytes
+from genkit.files import read_json, write_bytes
+from genkit.library import RECORD
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,9 @@ class JsonlLogger:
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed in close()
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        # JSON has no name for what is not finite
+        known = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._file.write(json.dumps({"step": step, **known}) + "\n")
         self._file.flush()
 
     def progress(self, progress: Progress) -> None:
@@ -106,24 +112,35 @@ def _step_of(line: str) -> float:
 
 
 class TensorBoardLogger:
-    """Scalars for TensorBoard.
+    """Scalars, the run's settings and its samples for TensorBoard.
+
+    Args:
+        run: the run directory; events go into `tensorboard/`.
+        after_step: on resume, TensorBoard forgets what it was told of later steps,
+            because the run will tell it again.
 
     Raises:
         UsageError: the `tensorboard` extra is not installed.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, run: Path, *, after_step: int | None = None) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise UsageError(
                 "--tensorboard needs the tensorboard package", "pip install 'genkit-cli[tensorboard]'"
             ) from error
-        self._writer: Any = SummaryWriter(str(folder))
+        self._run, self._settled = run, after_step is not None
+        self._shown = -1 if after_step is None else after_step  # step of the last sample
+        self._writer: Any = SummaryWriter(
+            str(run / "tensorboard"), purge_step=None if after_step is None else after_step + 1, flush_secs=30
+        )
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
+        self._show_settings()
+        self._show_samples()
 
     def progress(self, progress: Progress) -> None:
         pass
@@ -132,7 +149,36 @@ class TensorBoardLogger:
         pass
 
     def close(self) -> None:
+        self._show_samples()
         self._writer.close()
+
+    def _show_settings(self) -> None:
+        """Once the run has a record; a resumed run has told them."""
+        if not self._settled and (self._run / RECORD).exists():
+            self._settled = True
+            settings = read_json(self._run / RECORD)["config"]
+            rows = [f"| {name} | {value} |" for name, value in settings.items() if value is not None]
+            self._writer.add_text("settings", "\n".join(["| setting | value |", "| --- | --- |", *rows]), 0)
+
+    def _show_samples(self) -> None:
+        """Those drawn since the last look: the protocol of loggers carries none."""
+        folder = self._run / "samples"
+        found = ((path, re.fullmatch(r"step-(\d+)\.(txt|png)", path.name)) for path in folder.glob("step-*"))
+        for step, path in sorted((int(match[1]), path) for path, match in found if match):
+            if step <= self._shown:
+                continue
+            self._shown = step
+            if path.suffix == ".txt":
+                self._writer.add_text("samples", indent(path.read_text(encoding="utf-8"), "    "), step)
+            else:
+                self._add_image(path, step)
+
+    def _add_image(self, path: Path, step: int) -> None:
+        import numpy as np
+        from PIL import Image
+
+        with Image.open(path) as image:
+            self._writer.add_image("samples", np.asarray(image.convert("RGB")), step, dataformats="HWC")
 
 
 class Loggers:

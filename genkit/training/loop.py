@@ -6,10 +6,13 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
+from genkit.training.chart import draw
+from genkit.training.curves import curves_of, read_metrics
 from genkit.training.log import JsonlLogger, Loggers, MetricLogger, TensorBoardLogger
 from genkit.training.rundir import RunDir
 from genkit.training.state import TrainState
 
+CURVES = "curves.png"
 _PATIENCE = 10.0  # seconds between two words on slow reading
 
 
@@ -31,9 +34,19 @@ def open_logs(stack: ExitStack, run: RunDir, *, after_step: int | None, tensorbo
     logs: list[MetricLogger] = [JsonlLogger(run.metrics_path, after_step=after_step)]
     stack.callback(logs[0].close)
     if tensorboard:
-        logs.append(TensorBoardLogger(run.path / "tensorboard"))
+        logs.append(TensorBoardLogger(run.path, after_step=after_step))
         stack.callback(logs[1].close)
     return Loggers(*logs)
+
+
+def draw_curves(run: RunDir) -> None:
+    """Put the learning curves so far into the run, as `curves.png`.
+
+    Raises:
+        OutputError: disk full or not writable.
+    """
+    curves = curves_of(read_metrics(run.metrics_path)) if run.metrics_path.exists() else None
+    run.publish(raw={CURVES: draw(curves, run.path.resolve().name)} if curves else {})
 
 
 def reading(logger: MetricLogger, line: Callable[[int, int], str]) -> Callable[[int, int], None]:
