@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -14,10 +15,10 @@ import click
 from genkit import library
 from genkit.cli.completion import by_metavar
 from genkit.cli.models import summary
-from genkit.cli.options import command
+from genkit.cli.options import command, option
 from genkit.cli.sampling import weights_hash
 from genkit.cli.terminal import Terminal, flat, one_line, write
-from genkit.errors import GenkitError, InputError
+from genkit.errors import GenkitError, InputError, UsageError
 from genkit.files import input_errors, open_regular, read_json
 from genkit.runtime.device import resolve
 
@@ -27,6 +28,7 @@ RESULTS = (".jsonl", ".jsonl.part")
 EXAMPLES = """
 genkit info story
 genkit info run --json | jq .metrics
+genkit info run --curves
 genkit info model.gguf
 genkit info grid.png
 genkit info answers.jsonl
@@ -35,14 +37,18 @@ genkit info answers.jsonl
 
 @command("info", EXAMPLES)
 @click.argument("target", metavar="MODEL|FILE", shell_complete=by_metavar)
+@option("--curves", section="Run", is_flag=True, help="Draw the learning curves of a run, which may be going on.")
 @click.pass_context
-def info(ctx: click.Context, target: str) -> None:
+def info(ctx: click.Context, target: str, curves: bool) -> None:
     """Say what a model is: its shape, data, licence, training and metrics.
 
     For a picture that genkit drew: its seeds and the model that drew it. For the
     results of genkit text in a .jsonl file: how many there are and how they ended.
     """
     terminal: Terminal = ctx.obj
+    if curves:
+        write(_curves(target, terminal))
+        return
     name = target.lower()
     if name.endswith(PICTURES):
         facts = _picture(Path(target))
@@ -54,6 +60,22 @@ def info(ctx: click.Context, target: str) -> None:
         write(json.dumps(facts, ensure_ascii=False, indent=2) + "\n")
     else:
         write("".join(f"{key}: {one_line(str(value))}\n" for key, value in flat(facts)))
+
+
+def _curves(name: str, terminal: Terminal) -> str:
+    """The learning curves of a run, drawn in characters."""
+    from genkit.cli import ui
+    from genkit.training.curves import METRICS
+
+    metrics = library.find(name) / METRICS
+    if terminal.json:
+        raise UsageError("--curves draws, --json does not", f"the numbers are in {metrics}")
+    if not metrics.is_file():
+        raise InputError(f"{name} is no run: it has no {METRICS}", "name the directory that training wrote")
+    drawn = ui.learning_curves(metrics, terminal, sys.stdout)
+    if drawn is None:
+        raise InputError(f"{metrics} has fewer than two points of a loss", "wait for more, if the run goes on")
+    return drawn
 
 
 def _model(name: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -14,7 +15,7 @@ import click
 
 from genkit import library
 from genkit.cli.options import chosen, option
-from genkit.cli.terminal import Terminal, flat, write
+from genkit.cli.terminal import Terminal, flat, is_terminal, write
 from genkit.config import Config
 from genkit.errors import InputError, UsageError
 from genkit.files import read_json
@@ -55,6 +56,7 @@ def run_training(ctx: click.Context, cls: type[Config], *, task: TrainTask) -> N
 
     from genkit.cli import STARTED, ui
     from genkit.runtime.manager import Runtime
+    from genkit.training.curves import METRICS
     from genkit.training.log import short
 
     train, plan = _trainer(task)
@@ -73,6 +75,9 @@ def run_training(ctx: click.Context, cls: type[Config], *, task: TrainTask) -> N
         f"trained {report.steps:,} steps on {short(report.seen)} {report.unit} "
         f"in {ui.clock(report.seconds)}  {ui.numbers(report.metrics)}"
     )
+    if is_terminal(sys.stderr) or terminal.verbose:
+        if drawn := ui.learning_curves(report.out / METRICS, terminal, sys.stderr):
+            terminal.note(drawn)
     if terminal.json:
         facts = {f.name: getattr(report, f.name) for f in fields(report)} | {"out": str(report.out)}
         write(json.dumps(facts, ensure_ascii=False) + "\n")

@@ -7,7 +7,8 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
 from rich import box
 from rich.color import Color
@@ -17,9 +18,11 @@ from rich.progress import Progress as Bar
 from rich.segment import Segment, Segments
 from rich.style import Style
 from rich.table import Column, Table
+from rich.text import Text
 
-from genkit.cli import graphics
+from genkit.cli import graphics, plot
 from genkit.cli.terminal import Terminal, is_terminal, printable, say
+from genkit.training.curves import curves_of, read_metrics
 from genkit.training.log import MetricLogger, Progress, short
 
 if TYPE_CHECKING:
@@ -27,7 +30,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 INTERVAL = 10.0  # seconds between two plain lines
-WIDE = 100  # columns from which there is room for a bar beside the numbers
+WIDE = 120  # columns from which there is room for a bar beside the numbers
+_SHARE = 6  # columns of `100%` and the gap behind it
+_TELLING = {"loss": 8, "d_loss": 8, "g_loss": 8, "val_loss": 7, "val_bpb": 5}
+_CURVES = ("blue", "dark_orange")
 
 
 def training_logger(terminal: Terminal) -> MetricLogger:
@@ -79,7 +85,8 @@ class BarLogger(SilentLogger):
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        bar = [BarColumn(bar_width=console.width - WIDE + 10)] if console.width >= WIDE else []
+        self._bar_width = min(40, console.width - WIDE + 10) if console.width >= WIDE else 0
+        bar = [BarColumn(bar_width=self._bar_width)] if self._bar_width else []
         share = TaskProgressColumn(table_column=Column(no_wrap=True, min_width=4))
         text = TextColumn("{task.fields[state]}", markup=False, table_column=Column(no_wrap=True))
         self._bar = Bar(*bar, share, text, console=console, refresh_per_second=4, redirect_stdout=False)
@@ -90,7 +97,8 @@ class BarLogger(SilentLogger):
         self.message(f"step {step:,}  {numbers(values)}")
 
     def progress(self, progress: Progress) -> None:
-        self._bar.update(self._task, completed=progress.fraction, state=state(progress), visible=True)
+        room = self.console.width - self._bar_width - _SHARE
+        self._bar.update(self._task, completed=progress.fraction, state=fitting(progress, room), visible=True)
 
     def message(self, text: str) -> None:
         self.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
@@ -122,8 +130,28 @@ class LineBar:
 def state(progress: Progress) -> str:
     """`step 120  1.2M tokens, 12.3k/s  0:04:10 left  loss 2.31`, the dispensable last."""
     p = progress
-    left = clock(p.eta) if p.eta < 1e7 else "?"
-    return f"step {p.step:,}  {short(p.seen)} {p.unit}, {short(p.rate)}/s  {left} left  {numbers(p.values, 3)}".rstrip()
+    done = f"step {p.step:,}  {short(p.seen)} {p.unit}, {short(p.rate)}/s  {_left(p)} left"
+    return f"{done}  {numbers(p.values, 3)}".rstrip()
+
+
+def fitting(progress: Progress, width: int) -> str:
+    """The parts of `state` that fit into `width` columns, the least telling left out first."""
+    p = progress
+    rate = f"{short(p.rate)}/s"
+    parts = [
+        (3, f"step {p.step:,}"),
+        (2, f"{short(p.seen)} {p.unit}"),
+        (6, rate),
+        (9, f"{_left(p)} left"),
+        *((_TELLING.get(name, 1), f"{name} {value:.3g}") for name, value in p.values.items()),
+    ]
+    while len(parts) > 1 and sum(len(text) + 2 for _, text in parts) - 2 > width:
+        parts.remove(min(reversed(parts), key=lambda part: part[0]))
+    return "  ".join(text for _, text in parts)
+
+
+def _left(progress: Progress) -> str:
+    return clock(progress.eta) if progress.eta < 1e7 else "?"
 
 
 def numbers(values: Mapping[str, float], digits: int = 4) -> str:
@@ -145,6 +173,39 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], color: bool) -> s
     with console.capture() as captured:
         console.print(drawn)
     return captured.get()
+
+
+def learning_curves(metrics: Path, terminal: Terminal, stream: TextIO) -> str | None:
+    """A plot of a `metrics.jsonl` for `stream`, as well as it can show one; None of fewer than two points.
+
+    Raises:
+        InputError: no such file.
+    """
+    found = curves_of(read_metrics(metrics))
+    if found is None or max(len(curve.x) for curve in found.losses) < 2:
+        return None
+    console = Console(file=stream, force_terminal=True, highlight=False)
+    shown = is_terminal(stream)
+    width = max(20, min(plot.WIDTH, console.width - plot.MARGIN)) if shown else plot.WIDTH
+    lines = plot.plot(found, width=width, braille=not shown or _has_braille(stream))
+    if not terminal.colored(stream):
+        return plot.plain(lines)
+    with console.capture() as captured:
+        for line in lines:
+            parts = [(piece.text, "" if piece.curve is None else _CURVES[piece.curve]) for piece in line]
+            console.print(Text.assemble(*parts), soft_wrap=True)
+    return captured.get()
+
+
+def _has_braille(stream: TextIO) -> bool:
+    """Whether a terminal writes Unicode and has a font for it: the consoles of Linux have none."""
+    if os.environ.get("TERM") in ("dumb", "linux", "vt100"):
+        return False
+    try:
+        "⣿┤━".encode(stream.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
 
 
 def preview(pixels: NDArray[np.uint8], terminal: Terminal) -> None:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from genkit.files import input_errors, open_regular
 
+METRICS = "metrics.jsonl"  # in a run directory
+
 Row = Mapping[str, float | None]
 Points = NDArray[np.float64]
 
