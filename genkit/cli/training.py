@@ -75,9 +75,9 @@ def run_training(ctx: click.Context, cls: type[Config], *, task: TrainTask) -> N
         f"trained {report.steps:,} steps on {short(report.seen)} {report.unit} "
         f"in {ui.clock(report.seconds)}  {ui.numbers(report.metrics)}"
     )
-    if is_terminal(sys.stderr) or terminal.verbose:
-        if drawn := ui.learning_curves(report.out / METRICS, terminal, sys.stderr):
-            terminal.note(drawn)
+    shown = not terminal.quiet and (terminal.verbose or is_terminal(sys.stderr))
+    if shown and (drawn := ui.learning_curves(report.out / METRICS, terminal, sys.stderr)):
+        terminal.note(drawn)
     if terminal.json:
         facts = {f.name: getattr(report, f.name) for f in fields(report)} | {"out": str(report.out)}
         write(json.dumps(facts, ensure_ascii=False) + "\n")
