@@ -77,7 +77,7 @@ def run_training(ctx: click.Context, cls: type[Config], *, task: TrainTask) -> N
     )
     shown = not terminal.quiet and (terminal.verbose or is_terminal(sys.stderr))
     if shown and (drawn := ui.learning_curves(report.out / METRICS, terminal, sys.stderr)):
-        terminal.note(drawn)
+        terminal.note(drawn.rstrip("\n"))
     if terminal.json:
         facts = {f.name: getattr(report, f.name) for f in fields(report)} | {"out": str(report.out)}
         write(json.dumps(facts, ensure_ascii=False) + "\n")

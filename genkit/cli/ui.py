@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 INTERVAL = 10.0  # seconds between two plain lines
 WIDE = 120  # columns from which there is room for a bar beside the numbers
-_SHARE = 6  # columns of `100%` and the gap behind it
+_SHARE = 5  # columns of `100%` and the gap behind it
+_SHORT = {"tokens": "tok", "images": "img"}
 _TELLING = {"loss": 8, "d_loss": 8, "g_loss": 8, "val_loss": 7, "val_bpb": 5}
 _CURVES = ("blue", "dark_orange")
 
@@ -137,7 +138,7 @@ def state(progress: Progress) -> str:
 def fitting(progress: Progress, width: int) -> str:
     """The parts of `state` that fit into `width` columns, the least telling left out first."""
     p = progress
-    rate = f"{short(p.rate)}/s"
+    rate = f"{short(p.rate)} {_SHORT.get(p.unit, p.unit)}/s"
     parts = [
         (3, f"step {p.step:,}"),
         (2, f"{short(p.seen)} {p.unit}"),
