@@ -39,7 +39,7 @@ def plot(curves: Curves, *, width: int = WIDTH, height: int = HEIGHT, braille: b
     labels = {_row(value, low, high, height): tick_label(value) for value in ticks(low, high, max(2, height // 3))}
     margin = max(map(len, labels.values()), default=0)
 
-    lines = [_legend(curves, margin, braille)]
+    lines = _legend(curves, margin, width, braille)
     for row, line in enumerate(cells):
         side = "┤" if row in labels else "│"
         axis = side if braille else "+" if row in labels else "|"
@@ -50,12 +50,16 @@ def plot(curves: Curves, *, width: int = WIDTH, height: int = HEIGHT, braille: b
     return lines
 
 
-def _legend(curves: Curves, margin: int, braille: bool) -> Line:
-    line = [Piece(" " * (margin + 2))]
+def _legend(curves: Curves, margin: int, width: int, braille: bool) -> list[Line]:
+    """The curves' names and last values, on one line where it is wide enough."""
+    names: list[Line] = []
     for index, curve in enumerate(curves.losses):
         mark = ("━━" if index == 0 else "╍╍") if braille else _MARKS[index] * 2
-        line += [Piece(mark, index), Piece(f" {curve.label} {curve.line[-1]:.3f}   ")]
-    return line
+        names.append([Piece(mark, index), Piece(f" {curve.label} {curve.line[-1]:.3f}")])
+    indent, gap = Piece(" " * (margin + 2)), Piece("   ")
+    line = [indent, *(piece for name in names for piece in (*name, gap))][:-1]
+    fits = sum(len(piece.text) for piece in line[1:]) <= width
+    return [line] if fits else [[indent, *name] for name in names]
 
 
 def _scale(curves: Curves, width: int) -> str:

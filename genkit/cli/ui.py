@@ -185,12 +185,14 @@ def learning_curves(metrics: Path, terminal: Terminal, stream: TextIO) -> str | 
     found = curves_of(read_metrics(metrics))
     if found is None or max(len(curve.x) for curve in found.losses) < 2:
         return None
-    console = Console(file=stream, force_terminal=True, highlight=False)
-    shown = is_terminal(stream)
-    width = max(20, min(plot.WIDTH, console.width - plot.MARGIN)) if shown else plot.WIDTH
-    lines = plot.plot(found, width=width, braille=not shown or _has_braille(stream))
+    width, braille = plot.WIDTH, True
+    if is_terminal(stream):
+        width = max(20, min(width, os.get_terminal_size(stream.fileno()).columns - plot.MARGIN))
+        braille = _has_braille(stream)
+    lines = plot.plot(found, width=width, braille=braille)
     if not terminal.colored(stream):
         return plot.plain(lines)
+    console = Console(file=stream, force_terminal=True, highlight=False)
     with console.capture() as captured:
         for line in lines:
             parts = [(piece.text, "" if piece.curve is None else _CURVES[piece.curve]) for piece in line]
