@@ -101,9 +101,12 @@ def _check_data(data: str | Sequence[str] | None, command: str) -> None:
     """What needs no torch to be refused is refused at once."""
     if not data:
         raise UsageError("--data is missing", f"see {command} --help")
-    for path in [data] if isinstance(data, str) else data:
-        if not Path(path).exists():
-            raise InputError(f"--data {path}: no such file or folder", "check the path")
+    from genkit.text.sources import parse_sources
+
+    if not isinstance(data, str):
+        parse_sources(data)
+    elif not Path(data).exists():
+        raise InputError(f"--data {data}: no such file or folder", "check the path")
 
 
 def _plan_text(plan: dict[str, Any], *, as_json: bool) -> str:

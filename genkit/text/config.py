@@ -267,7 +267,7 @@ def parse_bias(text: str) -> tuple[str, float]:
 class TextTrainConfig(Config):
     """Everything that decides a text training run."""
 
-    data: tuple[str, ...] = option((), "File or folder: txt, md, jsonl, csv, parquet, also .gz .bz2 .xz .zst.", multiple=True, metavar="PATH", section=_DATA)
+    data: tuple[str, ...] = option((), "File or folder: txt, md, jsonl, csv, parquet, also .gz .bz2 .xz .zst. WEIGHT: how often an epoch sees it.", multiple=True, metavar="PATH[:WEIGHT]", section=_DATA)
     text_field: str = option("text", "Field that holds the text in jsonl, csv and parquet.", section=_DATA)
     val_data: str | None = option(None, "Validate on this file or folder instead of a share of --data.", metavar="PATH", section=_DATA)
     val_fraction: float = option(0.05, "Share of --data held out for validation.", min=0, below=1, section=_DATA)
@@ -275,6 +275,8 @@ class TextTrainConfig(Config):
     vocab_size: int = option(4096, "Vocabulary that bpe aims at.", min=258, max=1 << 20, section=_DATA)
     data_license: str | None = option(None, "Licence and credit of the data, kept in genkit.json.", metavar="TEXT", section=_DATA)
     encoding_errors: str = option("strict", "What to do with bytes that are not UTF-8.", choices=("strict", "replace"), section=_DATA)
+    on_bad_file: str = option("auto", "A file that cannot be read: refuse it, or skip it. auto: skip what is found in a folder, refuse what is named.", choices=("auto", "refuse", "skip"), section=_DATA)
+    keep_duplicates: bool = option(False, "Train on identical documents as often as they come.", section=_DATA)
 
     arch: str = option("qwen3", "Block layout.", choices=ARCHITECTURES, section=_MODEL)
     preset: str = option("auto", "Model size; auto goes by the amount of data and the machine.", choices=("auto", *PRESETS), section=_MODEL)

@@ -21,14 +21,21 @@ from torch import Tensor
 from genkit.errors import InputError
 from genkit.files import TEMPORARY, read_json, write_json
 from genkit.text.blocks import Blocks, Segment
+from genkit.text.chat import TEMPLATE
 from genkit.text.config import TextTrainConfig
 from genkit.text.documents import list_files
 from genkit.text.learner import KINDS
-from genkit.text.tokenfiles import TRAIN, VAL, Progress, build
+from genkit.text.readings import Progress
+from genkit.text.sources import parse_sources
+from genkit.text.tokenfiles import TRAIN, TRAIN_MASK, VAL, VAL_MASK, build
 from genkit.text.tokenizer import Tokenizer
 
-_FORMAT = 1  # of the token files; a new one makes them again
+_FORMAT = 2  # of the token files; a new one makes them again
 _META = "meta.json"
+_COUNTS = (
+    *("documents", "conversations", "duplicates", "bytes", "bytes_val", "bytes_val_targets"),
+    *("tokens_train", "tokens_val", "targets_train", "targets_val"),
+)
 _DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype(np.uint16), "uint32": np.dtype(np.uint32)}
 
 
@@ -39,28 +46,38 @@ class Corpus:
     Attributes:
         train, val: token ids, uint16 or uint32, memory-mapped; each document is
             followed by the end-of-text token. `val` is None when nothing is held out.
-        tokenizer: what made them.
-        documents: read in all, repeated ones included.
-        bytes: UTF-8 bytes of the text in `train` and `val`, and `bytes_val` in `val` alone.
-        tokens_train, tokens_val: lengths of `train` and `val`.
-        fingerprint: SHA-256 over the files' names, sizes and times, and the settings.
+        train_mask, val_mask: as long as those, uint8: which tokens count as targets;
+            None when all do.
         segments: stretches of `train` by the weight of their sources.
-        train_mask, val_mask: as long as `train` and `val`, uint8: which tokens count
-            as targets; None when all do.
+        tokenizer: what made them.
+        fingerprint: SHA-256 over the files' names, sizes and times, and the settings.
+        documents: in `train` and `val`; `conversations` of those that were read.
+        duplicates: documents left out because the same text is there already.
+        skipped: what was wrong with each file that was left out.
+        bytes: UTF-8 bytes of the text in `train` and `val`; `bytes_val` in `val` alone,
+            `bytes_val_targets` of them in text that counts.
+        tokens_train, tokens_val: lengths of `train` and `val`; `targets_train` and
+            `targets_val` of them count.
     """
 
     train: np.ndarray
     val: np.ndarray | None
+    train_mask: np.ndarray | None
+    val_mask: np.ndarray | None
+    segments: tuple[Segment, ...]
     tokenizer: Tokenizer
+    fingerprint: str
     documents: int
+    conversations: int
+    duplicates: int
+    skipped: tuple[str, ...]
     bytes: int
+    bytes_val: int
+    bytes_val_targets: int
     tokens_train: int
     tokens_val: int
-    bytes_val: int
-    fingerprint: str
-    segments: tuple[Segment, ...] = ()
-    train_mask: np.ndarray | None = None
-    val_mask: np.ndarray | None = None
+    targets_train: int
+    targets_val: int
 
     def batch(self, *, block_size: int, batch_size: int, seed: int, step: int) -> tuple[Tensor, Tensor]:
         """The training examples of one step, x and y (B, T), as `Blocks.batch`."""
@@ -69,6 +86,33 @@ class Corpus:
     @functools.cached_property
     def _blocks(self) -> Blocks:
         return Blocks(self.train, self.segments, self.train_mask)
+
+    @property
+    def tokens_per_epoch(self) -> int:
+        """Tokens of all sources, each as often as its weight says."""
+        return round(sum((stop - start) * weight for start, stop, weight in self.segments))
+
+    @property
+    def bytes_per_target(self) -> float:
+        """Bytes of validation text that a counted token stands for, end-of-text marks counted in."""
+        return self.bytes_val_targets / self.targets_val
+
+    def line(self) -> str:
+        """`3,636 documents, 37.0 MB, 9,402,113 tokens (3.94 bytes each), ...`, as one sentence."""
+        tokens = self.tokens_train + self.tokens_val
+        repeated = f" ({self.duplicates:,} repeated ones left out)" if self.duplicates else ""
+        line = (
+            f"{self.documents:,} documents{repeated}, {self.bytes / 1e6:.1f} MB, {tokens:,} tokens "
+            f"({self.bytes / tokens:.2f} bytes each), {self.tokens_val:,} of them for validation, "
+            f"vocabulary {self.tokenizer.vocab_size:,}"
+        )
+        if any(weight != 1 for _, _, weight in self.segments):
+            line += f", {self.tokens_per_epoch:,} tokens an epoch"
+        if self.train_mask is not None:
+            line += f", {100 * self.targets_train / self.tokens_train:.0f} % of what trains is learnt, the rest is read"
+        if self.skipped:
+            line += f", {len(self.skipped):,} bad files left out"
+        return line
 
 
 def prepare(
@@ -110,21 +154,25 @@ def prepare(
             "bring back the old data and settings, or start anew with --force",
         )
     if meta is None:
-        for leftover in (folder / _META, *folder.glob(TEMPORARY)):
+        for leftover in (folder / _META, folder / TRAIN_MASK, folder / VAL_MASK, *folder.glob(TEMPORARY)):
             leftover.unlink(missing_ok=True)
         sizes = build(config, folder, tokenizer, on_progress)
         if (changed := _changed(made_from, _describe(config, tokenizer))) is not None:
             raise InputError(f"{changed} changed while it was read", "start again when nothing writes to it")
         meta = {"fingerprint": fingerprint, **sizes, "made_from": made_from}
         write_json(folder / _META, meta)
-    train, val = _map(folder, TRAIN, meta), _map(folder, VAL, meta)
+    train = _map(folder / TRAIN, _DTYPES[meta["dtype"]])
     assert train is not None  # the split leaves some text to train on
     return Corpus(
         train=train,
-        val=val,
+        val=_map(folder / VAL, _DTYPES[meta["dtype"]]),
+        train_mask=_map(folder / TRAIN_MASK, np.dtype(np.uint8)),
+        val_mask=_map(folder / VAL_MASK, np.dtype(np.uint8)),
+        segments=tuple(Segment(*segment) for segment in meta["segments"]),
         tokenizer=Tokenizer.load(folder),
         fingerprint=meta["fingerprint"],
-        **{name: meta[name] for name in ("documents", "bytes", "tokens_train", "tokens_val", "bytes_val")},
+        skipped=tuple(meta["skipped"]),
+        **{name: meta[name] for name in _COUNTS},
     )
 
 
@@ -134,15 +182,19 @@ def prepare(
 def _describe(config: TextTrainConfig, tokenizer: Tokenizer | None) -> dict[str, Any]:
     """Everything that the token files depend on."""
     given = hashlib.sha256(tokenizer.to_json().encode()).hexdigest() if tokenizer else None
+    template = (tokenizer and tokenizer.chat_template) or TEMPLATE
     return {
         "format": _FORMAT,
-        "data": [[path, _state(path)] for path in config.data],
+        "data": [[source.path, _state(source.path), source.weight] for source in parse_sources(config.data)],
         "val_data": [[config.val_data, _state(config.val_data)]] if config.val_data else [],
         "tokenizer": given or config.tokenizer,
+        "chat_template": hashlib.sha256(template.encode()).hexdigest(),
         "text_field": config.text_field,
         "val_fraction": config.val_fraction,
         "vocab_size": config.vocab_size,
         "encoding_errors": config.encoding_errors,
+        "on_bad_file": config.on_bad_file,
+        "keep_duplicates": config.keep_duplicates,
     }
 
 
@@ -166,9 +218,10 @@ def _finished(folder: Path, made_from: dict[str, Any]) -> dict[str, Any] | None:
             "bring back the old data and settings, or start anew with --force",
         )
     try:
-        width = _DTYPES[meta["dtype"]].itemsize
-        sizes = {TRAIN: meta["tokens_train"] * width, VAL: meta["tokens_val"] * width}
-        whole = all(os.path.getsize(folder / name) == size for name, size in sizes.items())
+        width, masked = _DTYPES[meta["dtype"]].itemsize, meta["conversations"] > 0
+        train, val = meta["tokens_train"], meta["tokens_val"]
+        sizes = {TRAIN: train * width, VAL: val * width, TRAIN_MASK: train * masked, VAL_MASK: val * masked}
+        whole = all(_size(folder / name) == size for name, size in sizes.items())
     except (KeyError, TypeError, OSError):
         whole = False
     return meta if whole else None
@@ -180,12 +233,15 @@ def _changed(old: dict[str, Any], new: dict[str, Any]) -> str | None:
         before = old.get(name)
         if before == value:
             continue
-        if isinstance(before, list) and [path for path, _ in before] == [path for path, _ in value]:
-            return next(str(path) for (path, state), was in zip(value, before, strict=True) if [path, state] != was)
+        if isinstance(before, list) and [path for path, *_ in before] == [path for path, *_ in value]:
+            return next(str(now[0]) for now, was in zip(value, before, strict=True) if now != was)
         return "--" + name.replace("_", "-")
     return None
 
 
-def _map(folder: Path, name: str, meta: dict[str, Any]) -> np.ndarray | None:
-    path = folder / name
-    return np.memmap(path, dtype=_DTYPES[meta["dtype"]], mode="r") if path.stat().st_size else None
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _map(path: Path, dtype: np.dtype[Any]) -> np.ndarray | None:
+    return np.memmap(path, dtype=dtype, mode="r") if _size(path) else None

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from genkit.errors import InputError
 from genkit.library import RUN_MARK
+from genkit.text.chat import ChatTemplate, Conversation, Span
 from genkit.text.cutting import cut_point
 from genkit.text.formats import OPENERS, READERS, Source, read_text
 
@@ -29,12 +30,15 @@ class Piece(NamedTuple):
         text: up to `PIECE` characters.
         first, last: whether the document begins, or ends, with it.
         position: bytes of all files read so far, as they lie on the disk.
+        spans: of a conversation, the stretches of `text` that are answers; None
+            for plain text, of which all counts.
     """
 
     text: str
     first: bool
     last: bool
     position: int
+    spans: tuple[Span, ...] | None = None
 
 
 def iter_documents(paths: Sequence[str | Path], *, text_field: str = "text", errors: str = "strict") -> Iterator[str]:
@@ -87,7 +91,9 @@ def _walk(folder: Path) -> Iterator[Path]:
                 yield path
 
 
-def iter_pieces(files: Iterable[Path], *, text_field: str = "text", errors: str = "strict") -> Iterator[Piece]:
+def iter_pieces(
+    files: Iterable[Path], *, text_field: str = "text", errors: str = "strict", template: ChatTemplate | None = None
+) -> Iterator[Piece]:
     """The documents of `files`, in pieces.
 
     Text files are split at lines that equal `<|endoftext|>`; line ends become
@@ -97,6 +103,7 @@ def iter_pieces(files: Iterable[Path], *, text_field: str = "text", errors: str 
     Args:
         text_field: the key or column that holds the text in JSON, CSV and Parquet.
         errors: "strict" refuses bytes that are not UTF-8; "replace" reads U+FFFD.
+        template: what renders records that are conversations; None refuses them.
 
     Raises:
         InputError: a file that is binary, broken, not UTF-8, or holds a record
@@ -109,25 +116,31 @@ def iter_pieces(files: Iterable[Path], *, text_field: str = "text", errors: str 
         try:
             with open(path, "rb") as raw:
                 stream = OPENERS[compression](raw) if compression else raw
-                for text, first, last in _pieces(reader(Source(path, stream, text_field, errors))):
-                    yield Piece(text, first, last, position + raw.tell())
+                for text, first, last, spans in _pieces(reader(Source(path, stream, text_field, errors, template))):
+                    yield Piece(text, first, last, position + raw.tell(), spans)
                 position += raw.seek(0, os.SEEK_END)
         except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
             reason = getattr(error, "strerror", None) or error
             raise InputError(f"{path} cannot be read: {reason}", "check that the file is whole") from error
 
 
-def _pieces(parts: Iterable[str | None]) -> Iterator[tuple[str, bool, bool]]:
+_Stretch = tuple[str, bool, bool, tuple[Span, ...] | None]
+
+
+def _pieces(parts: Iterable[str | Conversation | None]) -> Iterator[_Stretch]:
     """Stretches of bounded length from parts of any length; None ends a document."""
     pending, ready, first = "", "", True  # ready: cut off, but perhaps the document's last
     for part in itertools.chain(parts, [None]):
+        if isinstance(part, Conversation):
+            yield from _stretches(part)
+            continue
         if part is None:
             text = pending.rstrip("\n")
             if ready:
-                yield ready, first, not text
+                yield ready, first, not text, None
                 first = False
             if text and (ready or not text.isspace()):
-                yield text, first, True
+                yield text, first, True, None
             pending, ready, first = "", "", True
             continue
         pending = pending + part if ready else (pending + part).lstrip("\n")
@@ -135,10 +148,20 @@ def _pieces(parts: Iterable[str | None]) -> Iterator[tuple[str, bool, bool]]:
         while len(pending) - start > PIECE:
             end = cut_point(pending, start, PIECE)
             if ready:
-                yield ready, first, False
+                yield ready, first, False, None
                 first = False
             ready, start = pending[start:end], end
         pending = pending[start:]
+
+
+def _stretches(conversation: Conversation) -> Iterator[_Stretch]:
+    text, start, end = conversation.text, 0, 0
+    while end < len(text):
+        end = cut_point(text, start, PIECE) if len(text) - start > PIECE else len(text)
+        last = end == len(text)
+        spans = ((max(a, start) - start, min(b, end + last) - start) for a, b in conversation.spans)
+        yield text[start:end], start == 0, last, tuple((a, b) for a, b in spans if a < b)
+        start = end
 
 
 def _kind(path: Path) -> tuple[str, str]:

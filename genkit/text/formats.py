@@ -1,6 +1,7 @@
 """The file formats that hold text: one reader each, from bytes to documents.
 
-A reader yields the text of its documents in parts, and None where one ends.
+A reader yields the text of its documents in parts, and None where one ends, or
+whole conversations.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from genkit.errors import InputError
+from genkit.text.chat import FIELDS, ChatTemplate, Conversation, is_conversation
+
+Part = str | Conversation | None
 
 SEPARATOR = "<|endoftext|>"  # alone on a line of a text file, it ends a document
 
@@ -41,12 +45,14 @@ class Source:
         stream: its bytes, decompressed.
         text_field: the key or column that holds the text.
         errors: "strict" or "replace" for what is not UTF-8.
+        template: what renders a record that holds a conversation instead of the field.
     """
 
     path: Path
     stream: BinaryIO
     text_field: str
     errors: str
+    template: ChatTemplate | None = None
 
 
 class _Zstandard:
@@ -123,12 +129,15 @@ def _lines(source: Source) -> Iterator[str]:
         rest.append(open_line)
         size += len(open_line)
         if size > _MAX_RECORD:
-            raise InputError(f"{source.path}, line {number} is longer than {_MAX_RECORD} characters")
+            raise InputError(
+                f"{source.path}, line {number} is longer than {_MAX_RECORD} characters",
+                "a record must fit into memory; split it, or give plain text as .txt",
+            )
     if size:
         yield "".join(rest)
 
 
-def read_text(source: Source) -> Iterator[str | None]:
+def read_text(source: Source) -> Iterator[Part]:
     """Plain text, split at lines that equal the separator."""
     held, at_line_start = "", True
     for chunk in _decoded(source):
@@ -149,14 +158,14 @@ def read_text(source: Source) -> Iterator[str | None]:
         yield held
 
 
-def _read_jsonl(source: Source) -> Iterator[str | None]:
+def _read_jsonl(source: Source) -> Iterator[Part]:
     for number, line in enumerate(_lines(source), start=1):
         if not line.isspace():
             where = f"{source.path}, line {number}"
             yield from _document(_parse(line, where), where, source)
 
 
-def _read_json(source: Source) -> Iterator[str | None]:
+def _read_json(source: Source) -> Iterator[Part]:
     parts: list[str] = []
     size = 0
     for chunk in _decoded(source):
@@ -172,7 +181,7 @@ def _read_json(source: Source) -> Iterator[str | None]:
         yield from _document(record, f"{source.path}, record {number}", source)
 
 
-def _read_csv(source: Source, delimiter: str) -> Iterator[str | None]:
+def _read_csv(source: Source, delimiter: str) -> Iterator[Part]:
     csv.field_size_limit(_MAX_RECORD)
     rows = csv.DictReader(_lines(source), delimiter=delimiter)
     try:
@@ -182,7 +191,7 @@ def _read_csv(source: Source, delimiter: str) -> Iterator[str | None]:
         raise InputError(f"{source.path}, line {rows.line_num} is not valid CSV: {error}") from error
 
 
-def _read_parquet(source: Source) -> Iterator[str | None]:
+def _read_parquet(source: Source) -> Iterator[Part]:
     try:
         import pyarrow
         import pyarrow.parquet
@@ -192,11 +201,14 @@ def _read_parquet(source: Source) -> Iterator[str | None]:
         try:
             table = pyarrow.parquet.ParquetFile(file)
             names = table.schema_arrow.names
+            columns = [source.text_field]
             if source.text_field not in names:
-                raise _no_field(str(source.path), source.text_field, names)
-            batches = table.iter_batches(batch_size=1024, columns=[source.text_field], use_threads=False)
-            for number, text in enumerate((text for batch in batches for text in batch.column(0).to_pylist()), start=1):
-                yield from _document({source.text_field: text}, f"{source.path}, row {number}", source)
+                if source.template is None or not is_conversation(names):
+                    raise _no_field(str(source.path), source.text_field, names)
+                columns = [name for name in names if name in FIELDS]
+            batches = table.iter_batches(batch_size=1024, columns=columns, use_threads=False)
+            for number, record in enumerate((row for batch in batches for row in batch.to_pylist()), start=1):
+                yield from _document(record, f"{source.path}, row {number}", source)
         except pyarrow.ArrowException as error:
             raise InputError(f"{source.path} is not valid Parquet: {error}") from error
 
@@ -219,27 +231,36 @@ def _parse(text: str, where: str, hint: str | None = None) -> Any:
         raise InputError(f"{where} is not valid JSON: {error}", hint) from error
 
 
-def _document(record: Any, where: str, source: Source) -> Iterator[str | None]:
-    """The text of a record: the record itself if it is a string, else its field."""
+def _document(record: Any, where: str, source: Source) -> Iterator[Part]:
+    """The text of a record: the record itself if it is a string, else its field, or a conversation."""
     if isinstance(record, dict):
         if source.text_field not in record:
-            raise _no_field(where, source.text_field, record)
+            if source.template is None or not is_conversation(record):
+                raise _no_field(where, source.text_field, record)
+            conversation = source.template.conversation(record, where)
+            yield conversation._replace(text=_valid(conversation.text, where, source.errors))
+            return
         record = record[source.text_field]
     if record is None:
         return
     if not isinstance(record, str):
         raise InputError(f"{where}: the text is a {type(record).__name__}, not a string", "name another --text-field")
+    yield _valid(record, where, source.errors)
+    yield None
+
+
+def _valid(text: str, where: str, errors: str) -> str:
+    """The text as it is, or without what JSON can escape but UTF-8 cannot hold."""
     try:
-        record.encode()
+        text.encode()
     except UnicodeEncodeError as error:
-        if source.errors == "strict":
+        if errors == "strict":
             raise InputError(
-                f"{where}: half a surrogate pair, \\u{ord(record[error.start]):04x}, is not a character",
+                f"{where}: half a surrogate pair, \\u{ord(text[error.start]):04x}, is not a character",
                 "use --encoding-errors replace",
             ) from error
-        record = record.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    yield record
-    yield None
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def _no_field(where: str, field: str, names: Iterable[Any]) -> InputError:
@@ -247,7 +268,7 @@ def _no_field(where: str, field: str, names: Iterable[Any]) -> InputError:
     return InputError(f"{where} has no field {field!r}", f"choose one with --text-field: {known}")
 
 
-READERS: dict[str, Callable[[Source], Iterator[str | None]]] = {
+READERS: dict[str, Callable[[Source], Iterator[Part]]] = {
     ".txt": read_text,
     ".md": read_text,
     ".jsonl": _read_jsonl,

@@ -2,17 +2,17 @@
 
 With 20 different documents or more, a document is held out when a hash of its
 text says so: the same one in every run, wherever it lies. With fewer, the last
-part of the text is held out. Either way a document that comes several times,
-because a source is repeated to weigh more, is on one side only, and counts once
-in validation.
+part of the text is held out. Either way a document that comes several times is
+on one side only, and counts once in validation.
 """
 
 from __future__ import annotations
 
-import hashlib
+import copy
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
+from genkit.text.chat import Span
 from genkit.text.documents import Piece
 
 MANY = 20  # different documents
@@ -20,11 +20,19 @@ _HASHES = 1 << 64
 
 
 class Part(NamedTuple):
-    """Text for one side; `last` when it ends its document, or what this side gets of it."""
+    """Text for one side.
+
+    Attributes:
+        held_out: whether it validates.
+        text: never empty.
+        last: whether it ends its document, or what this side gets of it.
+        spans: as in `Piece`.
+    """
 
     held_out: bool
     text: str
     last: bool
+    spans: tuple[Span, ...] | None = None
 
 
 class Split:
@@ -37,7 +45,7 @@ class Split:
     def __init__(self, fraction: float) -> None:
         self._fraction = fraction
         self._lengths: dict[int, int] = {}  # of the first `MANY` different documents, in characters
-        self._measured = False  # whether this document is the first of its kind
+        self._measured = -1  # the key of this document, when it is the first of its kind
         self._lowest, self._highest = _HASHES, -1
         # few documents: where each starts when they are laid end to end, and where validation does
         self._starts: dict[int, int] = {}
@@ -49,25 +57,33 @@ class Split:
         self._seen: set[int] = set()
         self._fresh = False
 
-    def survey(self, piece: Piece) -> None:
-        """Take note of a piece."""
-        if piece.first:
-            key = _hash(piece.text)
-            self._lowest, self._highest = min(self._lowest, key), max(self._highest, key)
-            self._measured = len(self._lengths) < MANY and key not in self._lengths
-            if self._measured:
-                self._lengths[key] = 0
-            self._key = key
-        if self._measured:
-            self._lengths[self._key] += len(piece.text)
+    def copy(self) -> Self:
+        """What was surveyed so far, to go back to."""
+        other = copy.copy(self)
+        other._lengths = dict(self._lengths)
+        return other
 
-    def divide(self, piece: Piece) -> Iterator[Part]:
+    def survey(self, piece: Piece, key: int) -> None:
+        """Take note of a piece.
+
+        Args:
+            key: 64-bit hash of the first piece of its document.
+        """
+        if piece.first:
+            self._lowest, self._highest = min(self._lowest, key), max(self._highest, key)
+            self._measured = key if len(self._lengths) < MANY and key not in self._lengths else -1
+            if self._measured >= 0:
+                self._lengths[key] = 0
+        if self._measured >= 0:
+            self._lengths[self._measured] += len(piece.text)
+
+    def divide(self, piece: Piece, key: int) -> Iterator[Part]:
         """The piece's parts, without those that validation has already."""
         if piece.first:
-            self._open(_hash(piece.text))
-        if self._boundary is None:
+            self._open(key, whole=piece.spans is not None)
+        if self._boundary is None or piece.spans is not None:
             if not self._held_out or self._fresh:
-                yield Part(self._held_out, piece.text, piece.last)
+                yield Part(self._held_out, piece.text, piece.last, piece.spans)
             return
         inside = max(0, self._boundary - self._place)  # characters of the piece that train
         self._place += len(piece.text)
@@ -76,13 +92,15 @@ class Split:
         if inside < len(piece.text) and self._fresh:
             yield Part(True, piece.text[inside:], piece.last)
 
-    def _open(self, key: int) -> None:
+    def _open(self, key: int, whole: bool) -> None:
+        """Decide about a document; a `whole` one is not cut in two."""
         if not self._fraction:
             return
         if not self._starts and len(self._lengths) < MANY:
             self._lay_end_to_end()
         if self._boundary is not None:
             self._place = self._starts.get(key, self._boundary)  # an unknown text came after the survey
+            self._held_out = whole and self._place >= self._boundary
         else:
             # the extremes see to it that neither side is empty
             chosen = key < self._fraction * _HASHES or key == self._lowest
@@ -97,7 +115,3 @@ class Split:
             self._starts[key] = total
             total += length
         self._boundary = max(1, int(total * (1 - self._fraction)))
-
-
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())

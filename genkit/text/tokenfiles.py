@@ -2,153 +2,149 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import contextlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from genkit.errors import InputError
 from genkit.files import atomic_write
+from genkit.text.chat import TEMPLATE, ChatTemplate
 from genkit.text.config import TextTrainConfig
-from genkit.text.documents import Piece, iter_pieces, list_files
+from genkit.text.encoder import Encoder, encode_conversations
 from genkit.text.learner import Learner, utf8_length
-from genkit.text.split import Part, Split
-from genkit.text.tokenizer import Tokenizer
-from genkit.text.words import words
+from genkit.text.readings import Progress, Readings
+from genkit.text.split import Part
+from genkit.text.tokenizer import END_OF_TEXT, Tokenizer
 
 TRAIN, VAL = "train.bin", "val.bin"
+TRAIN_MASK, VAL_MASK = "train.mask", "val.mask"  # a byte a token: whether it counts as a target
 _BATCH = 1 << 20  # characters to tokenize at a time
-_CACHED_CHARACTERS = 4_000_000  # of words whose ids are kept
-
-Progress = Callable[[int, int], None]
 
 
 def build(config: TextTrainConfig, folder: Path, tokenizer: Tokenizer | None, progress: Progress) -> dict[str, Any]:
-    """Read twice, write the token files and the tokenizer, and return their sizes."""
-    paths, val_paths = config.data, (config.val_data,) if config.val_data else ()
-    size, val_size = (sum(file.stat().st_size for file in list_files(group)) for group in (paths, val_paths))
-    total = 2 * (size + val_size)
-
-    def read(group: Iterable[str], done: int) -> Iterator[Piece]:
-        for path in group:
-            files = list_files([path])
-            said = position = 0
-            for piece in iter_pieces(files, text_field=config.text_field, errors=config.encoding_errors):
-                yield piece
-                position = piece.position
-                if position - said > _BATCH:
-                    said = position
-                    progress(done + said, total)
-            if not position:
-                raise InputError(f"there is no text in {path}", "leave it out, or give one that is not empty")
-            done += sum(file.stat().st_size for file in files)
-
-    # --- first reading: sizes, alphabet, sample ---------------------------------------
-    split = Split(0.0 if config.val_data else config.val_fraction)
-    learner = Learner(config, tokenizer)
-    documents = 0
-    for piece in read(paths, 0):
-        split.survey(piece)
-        learner.add(piece.text)
-        documents += piece.last
-    for piece in read(val_paths, size):
-        learner.add_alphabet(piece.text)
-        documents += piece.last
-    tokenizer = learner.tokenizer()
-
-    # --- second reading: tokens ---------------------------------------------------------
-    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
-    parts = itertools.chain(
-        (part for piece in read(paths, size + val_size) for part in split.divide(piece)),
-        (Part(True, piece.text, piece.last) for piece in read(val_paths, 2 * size + val_size)),
+    """Read twice, write the token files and the tokenizer, and return the facts about them."""
+    template = ChatTemplate(
+        (tokenizer and tokenizer.chat_template) or TEMPLATE,
+        specials=tokenizer.specials if tokenizer else (),
+        bos=tokenizer.bos if tokenizer else END_OF_TEXT,
+        eos=tokenizer.eos if tokenizer else END_OF_TEXT,
     )
-    with atomic_write(folder / TRAIN) as train_file, atomic_write(folder / VAL) as val_file:
-        train, val = _write(parts, Encoder(tokenizer, dtype), np.array(tokenizer.eos_id, dtype), train_file, val_file)
+    readings = Readings(config, template, progress)
+    learner = Learner(config, tokenizer)
+    readings.survey(learner)
+    tokenizer = learner.tokenizer()
+    if readings.conversations:
+        tokenizer.chat_template = template.source
+
+    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
+    ends = []  # of the tokens of each source
+    with contextlib.ExitStack() as stack:
+
+        def side(name: str, mask: str) -> _Side:
+            file = stack.enter_context(atomic_write(folder / name))
+            return _Side(file, stack.enter_context(atomic_write(folder / mask)) if readings.conversations else None)
+
+        train, val = side(TRAIN, TRAIN_MASK), side(VAL, VAL_MASK)
+        writer = _Writer(tokenizer, dtype, train, val)
+        for number in range(len(readings.sources)):
+            writer.write(readings.parts(number))
+            ends.append(train.tokens)
+        writer.write(readings.validation_parts())
     tokenizer.save(folder)
-    progress(total, total)
+    progress(readings.total, readings.total)
     return {
         "dtype": dtype.name,
-        "documents": documents,
+        "documents": readings.documents,
+        "duplicates": readings.duplicates,
+        "conversations": readings.conversations,
+        "skipped": [error.message for error in readings.skipped.values()],
         "bytes": train.bytes + val.bytes,
         "bytes_val": val.bytes,
+        "bytes_val_targets": val.target_bytes,
         "tokens_train": train.tokens,
         "tokens_val": val.tokens,
+        "targets_train": train.targets,
+        "targets_val": val.targets,
+        "segments": _segments([source.weight for source in readings.sources], ends),
     }
+
+
+def _segments(weights: list[float], ends: list[int]) -> list[tuple[int, int, float]]:
+    """Start, stop and weight of neighbouring sources of one weight, together."""
+    segments: list[tuple[int, int, float]] = []
+    start = 0
+    for weight, stop in zip(weights, ends, strict=True):
+        if segments and segments[-1][2] == weight:
+            segments[-1] = (segments[-1][0], stop, weight)
+        elif stop > start:
+            segments.append((start, stop, weight))
+        start = stop
+    return segments
 
 
 @dataclass
 class _Side:
-    """A token file being written."""
+    """A token file being written, and its mask, if there is one.
 
-    file: BinaryIO
-    tokens: int = 0
-    bytes: int = 0  # of the text
-
-
-def _write(
-    parts: Iterable[Part], encode: Encoder, eos: np.ndarray, train_file: BinaryIO, val_file: BinaryIO
-) -> tuple[_Side, _Side]:
-    train, val = _Side(train_file), _Side(val_file)
-    waiting: list[Part] = []
-    size = 0
-
-    def flush() -> None:
-        for part, ids in zip(waiting, encode([part.text for part in waiting]), strict=True):
-            side = val if part.held_out else train
-            ids += eos.tobytes() if part.last else b""
-            side.file.write(ids)
-            side.tokens += len(ids) // eos.itemsize
-            side.bytes += utf8_length(part.text)
-        waiting.clear()
-
-    for part in parts:
-        waiting.append(part)
-        size += len(part.text)
-        if size >= _BATCH:
-            flush()
-            size = 0
-    flush()
-    return train, val
-
-
-class Encoder:
-    """Texts to the bytes of their token ids.
-
-    Text is mostly words seen before: where the tokenizer allows it, their ids are
-    looked up, several times faster than encoding them.
-
-    Args:
-        dtype: of the ids in the bytes.
+    Attributes:
+        tokens: written so far; `targets` of them count.
+        bytes: of the text; `target_bytes` of them are text that counts.
     """
 
-    def __init__(self, tokenizer: Tokenizer, dtype: np.dtype) -> None:
+    file: BinaryIO
+    mask: BinaryIO | None
+    tokens: int = 0
+    targets: int = 0
+    bytes: int = 0
+    target_bytes: int = 0
+
+    def add(self, ids: np.ndarray, counts: np.ndarray | None) -> None:
+        self.file.write(ids.tobytes())
+        self.tokens += len(ids)
+        self.targets += len(ids) if counts is None else int(counts.sum())
+        if self.mask is not None:
+            self.mask.write((np.ones(len(ids), dtype=np.uint8) if counts is None else counts).tobytes())
+
+
+class _Writer:
+    """Tokenizes parts, many at a time, and writes each to its side."""
+
+    def __init__(self, tokenizer: Tokenizer, dtype: np.dtype, train: _Side, val: _Side) -> None:
         self._tokenizer = tokenizer
+        self._encode = Encoder(tokenizer, dtype)
+        self._eos = np.array([tokenizer.eos_id], dtype)
         self._dtype = dtype
-        self._known: dict[str, bytes] = {}
-        self._size = 0  # characters in `_known`
+        self._sides = (train, val)
 
-    def __call__(self, texts: Sequence[str]) -> list[bytes]:
-        if not self._tokenizer.splits_at_words:
-            return self._encode(texts)
-        found, ends = words(texts)
-        ids = list(map(self._known.get, found))
-        if None in ids:
-            new = [place for place, known in enumerate(ids) if known is None]
-            self._learn(list({found[place] for place in new}))
-            for place in new:
-                ids[place] = self._known[found[place]]
-        known = cast(list[bytes], ids)
-        joined = [b"".join(known[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
-        if self._size > _CACHED_CHARACTERS:
-            self._known, self._size = {}, 0
-        return joined
+    def write(self, parts: Iterable[Part]) -> None:
+        """Tokenize and write all of them."""
+        waiting: list[Part] = []
+        size = 0
+        for part in parts:
+            waiting.append(part)
+            size += len(part.text)
+            if size >= _BATCH:
+                self._flush(waiting)
+                waiting, size = [], 0
+        self._flush(waiting)
 
-    def _learn(self, new: list[str]) -> None:
-        self._known.update(zip(new, self._encode(new), strict=True))
-        self._size += sum(map(len, new))
-
-    def _encode(self, texts: Sequence[str]) -> list[bytes]:
-        return [np.array(ids, dtype=self._dtype).tobytes() for ids in self._tokenizer.encode_batch(texts)]
+    def _flush(self, parts: list[Part]) -> None:
+        texts = iter(self._encode([part.text for part in parts if part.spans is None]))
+        chats = encode_conversations(self._tokenizer, [part for part in parts if part.spans is not None])
+        for part in parts:
+            side = self._sides[part.held_out]
+            size = utf8_length(part.text)
+            side.bytes += size
+            if part.spans is None:
+                side.target_bytes += size
+                side.add(np.append(next(texts), self._eos) if part.last else next(texts), None)
+                continue
+            ids, counts = next(chats)
+            side.target_bytes += sum(utf8_length(part.text[a:b]) for a, b in part.spans)
+            if part.last:
+                ends_answer = bool(part.spans) and part.spans[-1][1] > len(part.text)
+                ids, counts = np.append(ids, self._eos), np.append(counts, np.uint8(ends_answer))
+            side.add(ids.astype(self._dtype), counts)

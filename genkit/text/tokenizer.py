@@ -46,6 +46,7 @@ class Tokenizer:
         eos_id, bos_id: their ids.
         vocab_size: one more than the highest id.
 
+        chat_template: Jinja that makes text of a conversation, where there is one.
     Raises:
         InputError: there is no end-of-text token.
     """
@@ -66,6 +67,7 @@ class Tokenizer:
         self.eos_id, self.bos_id = vocab[self.eos], vocab[self.bos]
         self.vocab_size: int = max(vocab.values()) + 1
 
+        self.chat_template: str | None = None
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:
         """Read a `tokenizer.json`, or the one in a model directory.
@@ -89,6 +91,8 @@ class Tokenizer:
         except InputError as error:
             raise InputError(f"{path}: {error.message}", error.hint) from error
 
+        tokenizer.chat_template = _chat_template(path.with_name("chat_template.jinja"), names.get("chat_template"))
+        return tokenizer
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json`, each atomically.
 
@@ -111,6 +115,7 @@ class Tokenizer:
             "pad_token": self.eos,
             "clean_up_tokenization_spaces": False,
         }
+            **({"chat_template": self.chat_template} if self.chat_template else {}),
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`.
@@ -135,6 +140,24 @@ class Tokenizer:
         return [encoding.ids for encoding in encodings]
 
     def decode(self, ids: Iterable[int]) -> str:
+    def encode_rendered(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        """Token ids of text that a chat template wrote, and which characters each one stands for.
+
+        Here, and only here, the names of special tokens mean the tokens.
+        """
+        self._model.encode_special_tokens = False
+        try:
+            with _rust_errors("the tokenizer cannot encode the text"):
+                encodings = self._model.encode_batch(texts, add_special_tokens=False)
+        finally:
+            self._model.encode_special_tokens = True
+        return [(encoding.ids, encoding.offsets) for encoding in encodings]
+
+    @property
+    def specials(self) -> list[str]:
+        """The names of all special tokens."""
+        return [token.content for token in self._model.get_added_tokens_decoder().values() if token.special]
+
         """The text of `ids`; special tokens leave no trace."""
         return str(self._model.decode(list(ids), skip_special_tokens=True))
 
@@ -240,7 +263,7 @@ def _without_long_words(texts: Iterable[str]) -> Iterator[str]:
     from genkit.text.words import words  # numpy, which sampling does without
 
     for text in texts:
-        found, _ = words([text])
+        found = words(text)
         if max(map(len, found), default=0) <= _LONG_WORD:
             yield text
         else:
@@ -255,6 +278,17 @@ def _token_name(value: Any) -> str | None:
 
 
 @contextlib.contextmanager
+def _chat_template(file: Path, named: Any) -> str | None:
+    """`transformers` writes the template as a file of its own, before as text or as a list of named ones."""
+    if file.is_file():
+        with input_errors(file), open_regular(file) as stream:
+            return stream.read(_MAX_TEMPLATE).decode("utf-8", "replace")
+    if isinstance(named, list):
+        found = {entry.get("name"): entry.get("template") for entry in named if isinstance(entry, dict)}
+        named = found.get("default")
+    return named if isinstance(named, str) else None
+
+
 def _rust_errors(message: str) -> Iterator[None]:
     """Make InputErrors of what the Rust library raises, its panics included."""
     try:

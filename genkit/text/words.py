@@ -28,21 +28,42 @@ def _classes() -> np.ndarray:
 _CLASSES = _classes()
 
 
-def words(texts: Sequence[str]) -> tuple[list[str], list[int]]:
+def word_bytes(texts: Sequence[str]) -> tuple[bytes, np.ndarray, np.ndarray]:
     """Cut texts into pieces that can be tokenized on their own.
 
     Returns:
-        the pieces of all texts in order, and for each text the number of pieces
-        up to its end.
+        the UTF-8 bytes of all texts; (W,) where in them each piece ends, none of them
+        empty; and for each text the number of pieces up to its end.
     """
     joined = "".join(texts)
-    ends = np.cumsum([len(text) for text in texts])
+    data = joined.encode()
+    ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
     if not joined:
-        return [], [0] * len(texts)
-    codes = np.frombuffer(joined.encode("utf-32-le"), dtype=np.uint32)
-    kinds = _CLASSES[np.minimum(codes, len(_CLASSES) - 1)]
+        return data, np.empty(0, dtype=np.int64), ends
+    if len(data) == len(joined):  # ASCII
+        kinds = _CLASSES[np.frombuffer(data, dtype=np.uint8)]
+    else:
+        codes = np.frombuffer(joined.encode("utf-32-le"), dtype=np.uint32)
+        kinds = _CLASSES[np.minimum(codes, len(_CLASSES) - 1)]
+    stops = _stops(kinds, ends)
+    counts = np.searchsorted(stops, ends, side="right")
+    if len(data) != len(joined):
+        widths = np.add(codes >= 0x80, codes >= 0x800, dtype=np.uint8) + (codes >= 0x10000) + np.uint8(1)
+        stops = np.cumsum(widths, dtype=np.int64)[stops - 1]
+    return data, stops, counts
+
+
+def words(text: str) -> list[str]:
+    """The pieces of one text."""
+    data, stops, _ = word_bytes([text])
+    places = stops.tolist()
+    return [data[a:b].decode() for a, b in zip([0, *places], places, strict=False)]
+
+
+def _stops(kinds: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Where pieces end, by the classes of all characters."""
     left, right = kinds[:-1], kinds[1:]
-    cut = np.zeros(len(joined) + 1, dtype=bool)
+    cut = np.zeros(len(kinds) + 1, dtype=bool)
     cut[1:-1] = (
         ((left & _SPACE == 0) & (right & (_SPACE | _LINE_END) == _SPACE))
         | ((left & _LINE_END != 0) & (right & _SPACE == 0))
@@ -50,7 +71,4 @@ def words(texts: Sequence[str]) -> tuple[list[str], list[int]]:
     )
     cut[ends] = True
     cut[0] = False
-    places = np.flatnonzero(cut)
-    counts = np.searchsorted(places, ends, side="right").tolist()
-    stops = places.tolist()
-    return [joined[a:b] for a, b in zip([0, *stops], stops, strict=False)], counts
+    return np.flatnonzero(cut)

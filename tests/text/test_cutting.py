@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
 
 from genkit.text.cutting import cut_point
 from genkit.text.tokenizer import Tokenizer, train_bpe
-from genkit.text.words import words
+from genkit.text.words import word_bytes
 
 HOSTILE = [
     *" \n\r\t.,!'\"sStTré日1-",
@@ -35,6 +36,13 @@ def bpe() -> Tokenizer:
 
 def ids(tokenizer: Tokenizer, pieces: list[str]) -> list[int]:
     return [token for piece in tokenizer.encode_batch(pieces) for token in piece]
+
+
+def words(texts: list[str]) -> tuple[list[str], list[int]]:
+    """The pieces of all texts, and for each text the number of pieces up to its end."""
+    data, stops, counts = word_bytes(texts)
+    assert data == "".join(texts).encode()
+    return [data[a:b].decode() for a, b in itertools.pairwise([0, *stops.tolist()])], counts.tolist()
 
 
 def test_words_by_hand() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import pytest
 
 from genkit.text.documents import Piece
+from genkit.text.duplicates import Register
 from genkit.text.split import MANY, Split
 
 
@@ -23,12 +24,15 @@ def split(documents: Iterable[str], fraction: float, size: int = 1 << 18) -> tup
     """Training and validation documents."""
     both = Split(fraction)
     stream = pieces(documents, size)
+    register = Register()
     for piece in stream:
-        both.survey(piece)
+        both.survey(piece, register.add(piece))
     sides: tuple[list[str], list[str]] = ([], [])
     open_text = ["", ""]
+    number = -1
     for piece in stream:
-        for part in both.divide(piece):
+        number += piece.first
+        for part in both.divide(piece, register.key(number)):
             assert part.text
             open_text[part.held_out] += part.text
             if part.last:
