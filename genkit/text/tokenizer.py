@@ -28,6 +28,7 @@ UNKNOWN = "<unk>"
 _EOS_NAMES = (END_OF_TEXT, "</s>", "<|end_of_text|>", "<eos>", "<|im_end|>", "<|eot_id|>")
 _LONG_TEXT = 1 << 18  # characters; the regular expressions give up on runs of some millions
 _LONG_WORD = 256
+_MAX_TEMPLATE = 1 << 20  # bytes
 
 
 class Tokenizer:
@@ -45,8 +46,8 @@ class Tokenizer:
     Attributes:
         eos_id, bos_id: their ids.
         vocab_size: one more than the highest id.
-
         chat_template: Jinja that makes text of a conversation, where there is one.
+
     Raises:
         InputError: there is no end-of-text token.
     """
@@ -66,8 +67,8 @@ class Tokenizer:
         self.eos, self.bos = eos, bos if bos in vocab else eos
         self.eos_id, self.bos_id = vocab[self.eos], vocab[self.bos]
         self.vocab_size: int = max(vocab.values()) + 1
-
         self.chat_template: str | None = None
+
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:
         """Read a `tokenizer.json`, or the one in a model directory.
@@ -87,12 +88,12 @@ class Tokenizer:
         with _rust_errors(f"{path} is not a tokenizer.json of the tokenizers library"):
             model = tokenizers.Tokenizer.from_buffer(data)
         try:
-            return cls(model, _token_name(names.get("eos_token")), _token_name(names.get("bos_token")))
+            tokenizer = cls(model, _token_name(names.get("eos_token")), _token_name(names.get("bos_token")))
         except InputError as error:
             raise InputError(f"{path}: {error.message}", error.hint) from error
-
         tokenizer.chat_template = _chat_template(path.with_name("chat_template.jinja"), names.get("chat_template"))
         return tokenizer
+
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json`, each atomically.
 
@@ -114,8 +115,8 @@ class Tokenizer:
             "eos_token": self.eos,
             "pad_token": self.eos,
             "clean_up_tokenization_spaces": False,
-        }
             **({"chat_template": self.chat_template} if self.chat_template else {}),
+        }
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`.
@@ -139,7 +140,6 @@ class Tokenizer:
             raise InputError("the text is not valid Unicode: it holds half a surrogate pair", "use UTF-8") from error
         return [encoding.ids for encoding in encodings]
 
-    def decode(self, ids: Iterable[int]) -> str:
     def encode_rendered(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
         """Token ids of text that a chat template wrote, and which characters each one stands for.
 
@@ -158,6 +158,7 @@ class Tokenizer:
         """The names of all special tokens."""
         return [token.content for token in self._model.get_added_tokens_decoder().values() if token.special]
 
+    def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; special tokens leave no trace."""
         return str(self._model.decode(list(ids), skip_special_tokens=True))
 
@@ -277,7 +278,6 @@ def _token_name(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-@contextlib.contextmanager
 def _chat_template(file: Path, named: Any) -> str | None:
     """`transformers` writes the template as a file of its own, before as text or as a list of named ones."""
     if file.is_file():
@@ -289,6 +289,7 @@ def _chat_template(file: Path, named: Any) -> str | None:
     return named if isinstance(named, str) else None
 
 
+@contextlib.contextmanager
 def _rust_errors(message: str) -> Iterator[None]:
     """Make InputErrors of what the Rust library raises, its panics included."""
     try:
