@@ -15,6 +15,7 @@ from genkit.files import check_safetensors, read_json
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"  # together a model
 INDEX = "model.safetensors.index.json"  # which tensor lies in which file, where the weights are in several
+TOKENIZER_CONFIG = "tokenizer_config.json"
 TOKENIZER, MAX_TOKENIZER = "tokenizer.json", 128 << 20  # bytes; the largest published are near 35 MB
 GGUF = ".gguf"  # the suffix of a file that is a text model by itself
 ADAPTER = "adapter_config.json"  # what a LoRA adapter has instead of a model's files
@@ -26,7 +27,7 @@ DEFAULT_TEXT, DEFAULT_IMAGE = "story", "kittens"
 # inside a wheel, and beside the package in a checkout
 _SHELVES = (Path(__file__).parent / "weights", Path(__file__).parents[1] / "weights")
 _HUB_NAME = re.compile(r"hf:(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")
-_HUB_FILES = ["*.json", "*.safetensors", "*.txt"]  # never code, never pickles
+_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]  # never code, never pickles
 
 
 def bundled() -> dict[str, Path]:

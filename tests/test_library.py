@@ -119,3 +119,15 @@ def test_a_hub_model_comes_from_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert library.find("hf:org/tiny").name == revision
     with pytest.raises(InputError, match="hf:org/other"):
         library.find("hf:org/other")
+
+
+def test_an_adapter_is_found_as_one_and_is_no_model(tmp_path: Path, model: Path) -> None:
+    """peft's files, and those of a tokenizer that it saves beside them."""
+    folder = tmp_path / "my adapter"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}")
+    assert library.find_any(str(folder)) == folder
+    with pytest.raises(InputError, match=r"genkit export '.*my adapter' --to hf --out MODEL"):
+        library.find(str(folder))
+    (model / "adapter_config.json").write_text("{}")  # a whole model beside it goes first
+    assert library.find(str(model)) == model

@@ -167,7 +167,10 @@ def _parts(file: TensorFile, sources: Mapping[str, TensorFile], gpt2: bool) -> d
                 "name another base with --base MODEL" if kind != "whole" else "merge it with peft",
             )
         parts.setdefault(target, {})[kind] = name
+    tied = "lm_head.weight" not in sources
     for target, found in parts.items():
+        if tied and "whole" in found and target.endswith((".embed_tokens.weight", "wte.weight")):
+            raise InputError(f"{file.path}: an embedding of its own unties the head of the base", "merge it with peft")
         _check_shapes(target, found, file, sources[target].tensors[target]["shape"], gpt2)
     return parts
 

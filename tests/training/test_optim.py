@@ -60,6 +60,16 @@ def test_every_parameter_has_one_optimizer_and_only_matrices_decay(kind: str) ->
             assert (group["peak_lr"] == 0.02) == (kind == "muon" and hidden)
 
 
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_what_is_frozen_has_no_optimizer(kind: str) -> None:
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
+    model[0].requires_grad_(False)
+    made = text_optimizers(model, optimizer=kind, lr=1e-3, muon_lr=1e-2, weight_decay=0.1, betas=(0.9, 0.95))
+    assert list(made) == [kind]
+    (group,) = made[kind].param_groups
+    assert [id(p) for p in group["params"]] == [id(model[1].weight)]
+
+
 def test_set_lr_scales_every_peak() -> None:
     found = text_optimizers(tiny(), optimizer="muon", lr=1e-3, muon_lr=0.02, weight_decay=0.1, betas=(0.9, 0.95))
     set_lr(found, 0.5)

@@ -49,7 +49,8 @@ class LoRALinear(nn.Linear):
         self.lora = lora
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + self.lora(x)
+        out: Tensor = super().forward(x) + self.lora(x)
+        return out
 
 
 def add_lora(
