@@ -169,10 +169,15 @@ def _as_lasting(rows: Sequence[Row]) -> list[Row]:
         step = _number(row.get("step"))
         if step is None:
             continue
-        while lasting and (_number(lasting[-1].get("step")) or 0.0) > step:
+        while lasting and _replaces(row, step, lasting[-1]):
             lasting.pop()
         lasting.append(row)
     return lasting
+
+
+def _replaces(row: Row, step: float, before: Row) -> bool:
+    last = _number(before.get("step")) or 0.0
+    return last > step or (last == step and before.keys() == row.keys())
 
 
 def _axis(rows: Sequence[Row]) -> tuple[str, float]:
