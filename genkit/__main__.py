@@ -16,7 +16,7 @@ def main() -> None:
     from genkit.cli import entry
 
     code = entry()
-    if "onnx" not in sys.modules:  # whose bindings report at exit what was not collected
+    if not {"onnx", "triton"} & sys.modules.keys():  # whose bindings report at exit what was not collected
         gc.freeze()
     sys.exit(code)
 

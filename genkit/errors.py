@@ -73,3 +73,5 @@ class Terminated(GenkitError):
 
 
 EXIT_CLOSED_PIPE = 141
+TELLS, TOLD = "this rank of the torchrun job tells the user", "another rank of the torchrun job tells the user"
+"""Notes on an error that ends several ranks."""

@@ -29,6 +29,8 @@ LAYERS = {
     "genkit.runtime": 0,
     "genkit.runtime.device": 0,
     "genkit.runtime.manager": 1,
+    "genkit.runtime.parallel": 1,
+    "genkit.runtime.ranks": 1,
     "genkit.training": 1,
     "genkit.text": 2,
     "genkit.text.config": 0,

@@ -117,7 +117,8 @@ def entry(args: Sequence[str] | None = None) -> int:
     """Run one command line; the process's exit code. Nothing is raised."""
     args = list(sys.argv[1:] if args is None else args)
     flags = args[: args.index("--")] if "--" in args else args
-    terminal = Terminal(json="--json" in flags, debug="--debug" in flags)
+    follows = args[:1] in (["train-text"], ["train-gan"]) and os.environ.get("RANK", "0") not in ("", "0")
+    terminal = Terminal(json="--json" in flags, debug="--debug" in flags, quiet=follows, follows=follows)
 
     def run() -> None:
         if asked := os.environ.get("_GENKIT_COMPLETE"):

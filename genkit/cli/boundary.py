@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable
@@ -17,6 +18,8 @@ import click
 from genkit.cli.terminal import Terminal, error_facts, flush, is_terminal, one_line, say
 from genkit.errors import (
     EXIT_CLOSED_PIPE,
+    TELLS,
+    TOLD,
     GenkitError,
     Interrupted,
     OutputError,
@@ -25,6 +28,7 @@ from genkit.errors import (
     UsageError,
 )
 
+_COURTESY = 5.0  # seconds in which rank 0 tells an error before others do
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -48,6 +52,8 @@ def guarded(run: Callable[[], None], terminal: Terminal) -> int:
             _silence(sys.stdout, sys.stderr)
             return EXIT_CLOSED_PIPE
         failure = as_genkit(error)
+        if terminal.follows and _is_told_elsewhere(error):
+            return failure.exit_code
         try:
             _report(failure, terminal)
         except OSError:
@@ -99,6 +105,19 @@ def _report(error: GenkitError, terminal: Terminal) -> None:
         say(json.dumps({"error": error_facts(error)}, ensure_ascii=False))
     else:
         say(one_line(str(error)), bold="error:", color=terminal.colored(sys.stderr))
+
+
+def _is_told_elsewhere(error: BaseException) -> bool:
+    """Whether another process of a torchrun job tells the user.
+
+    Before the processes know one another, an error is most often one that all have. Rank 0
+    then tells it, and torchrun ends the others at once.
+    """
+    notes = getattr(error, "__notes__", ())
+    if TELLS not in notes and TOLD not in notes:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(_COURTESY)
+    return TOLD in notes
 
 
 def _is_closed_pipe(error: BaseException) -> bool:

@@ -28,6 +28,7 @@ class Terminal:
         quiet: errors only.
         verbose: also say what was chosen and how long it took.
         debug: tracebacks.
+        follows: another process of the same torchrun job says what all of them have to say.
         color: `auto`, `always` or `never`.
     """
 
@@ -35,6 +36,7 @@ class Terminal:
     quiet: bool = False
     verbose: bool = False
     debug: bool = False
+    follows: bool = False
     color: str = "auto"
 
     def note(self, text: str) -> None:

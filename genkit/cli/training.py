@@ -44,7 +44,7 @@ def run_training(ctx: click.Context, cls: type[Config], *, task: TrainTask) -> N
     """Train as the command's flags say. Prints the run's path to stdout."""
     terminal: Terminal = ctx.obj
     flags = ctx.params
-    _check_alone()
+    _check_ranks(task, flags["dry_run"])
     if flags["resume"] and flags["force"]:
         raise UsageError("--resume and --force contradict each other", "--resume continues, --force starts anew")
     config, set_by_user = chosen(ctx, cls)
@@ -66,11 +66,13 @@ def run_training(ctx: click.Context, cls: type[Config], *, task: TrainTask) -> N
         if flags["dry_run"]:
             write(_plan_text(plan(config, runtime), as_json=terminal.json))
             return
-        logger = ui.training_logger(terminal)
+        logger = ui.training_logger(terminal) if runtime.is_main else ui.SilentLogger()
         try:
             report = train(config, runtime, logger, resume=flags["resume"], force=flags["force"], started=STARTED)
         finally:
             logger.close()
+    if not runtime.is_main:
+        return
     for warning in report.warnings:
         terminal.note(f"warning: {warning}")
     terminal.note(
@@ -88,13 +90,12 @@ def run_training(ctx: click.Context, cls: type[Config], *, task: TrainTask) -> N
     terminal.note("sample it: " + _SAMPLER[task].format(shlex.quote(str(report.out))))
 
 
-def _check_alone() -> None:
-    """Several processes would each train, and write, the same run."""
+def _check_ranks(task: TrainTask, dry_run: bool) -> None:
+    """What does not run on several processes is refused: each would do, and write, the same."""
     ranks = os.environ.get("WORLD_SIZE", "1")
-    if ranks not in ("", "1"):
-        raise UsageError(
-            f"WORLD_SIZE={ranks}: training on several processes is not supported yet", "run it without torchrun"
-        )
+    if ranks not in ("", "1") and (task == "train-gan" or dry_run):
+        what = "--dry-run" if dry_run else "genkit train-gan"
+        raise UsageError(f"WORLD_SIZE={ranks}: {what} does not run on several processes", "run it without torchrun")
 
 
 def _check_data(data: str | Sequence[str] | None, command: str) -> None:

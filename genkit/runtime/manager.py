@@ -1,8 +1,7 @@
-"""Runtime: device, precision, seeds and compilation for torch code.
+"""Runtime: device, precision, seeds, compilation and ranks for torch code.
 
 The rest of genkit asks this object and never the environment, so a training loop
-reads the same on a CPU and on a GPU. Ranks are known here, but no command trains
-on several processes yet.
+reads the same on a CPU and on a GPU, alone and under torchrun.
 """
 
 from __future__ import annotations
@@ -22,12 +21,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from genkit.errors import ResourceError, UsageError
+from genkit.errors import ResourceError
 from genkit.runtime.device import Placement, cpu_count
+from genkit.runtime.parallel import fits, local_gradients, replicate, shard
+from genkit.runtime.ranks import Ranks
 
 _T = TypeVar("_T", bound=Callable[..., Any])
 _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_BACKENDS = {"cpu": "gloo", "cuda": "nccl", "xpu": "xccl"}
 
 
 class Runtime:
@@ -40,7 +40,9 @@ class Runtime:
         device: where tensors go; of several ranks each has its own GPU.
         dtype: what matrix products compute in; parameters stay float32.
         scaler: gradient scaler of fp16, else None.
+        ranks: the other processes of a torchrun job.
         rank, world_size: 0 and 1 in a single process.
+        sharded: whether `wrap` split the model over the ranks.
 
     Raises:
         ResourceError: torch cannot use the device.
@@ -49,9 +51,11 @@ class Runtime:
     def __init__(self, placement: Placement, seed: int = 0) -> None:
         self.placement = placement
         self.seed = seed
-        self.rank = _from_environment("RANK", 0)
-        self.world_size = _from_environment("WORLD_SIZE", 1)
-        self.device = _torch_device(placement, self.world_size)
+        self.ranks = Ranks.of_environment()
+        self.rank, self.world_size = self.ranks.rank, self.ranks.world_size
+        self.sharded = False
+        self._wrapped: nn.Module | None = None
+        self.device = _torch_device(placement, self.ranks)
         self.dtype = _DTYPES[placement.precision]
         fp16 = placement.precision == "fp16"
         self.scaler = torch.amp.GradScaler(self.device.type) if fp16 else None
@@ -63,16 +67,14 @@ class Runtime:
             undo.enter_context(_seeded(derive_seed(self.seed, f"rank {self.rank}")))
             if self.device.type == "cuda":
                 torch.cuda.set_device(self.device)
-            if self.world_size > 1:
-                dist.init_process_group(_BACKENDS.get(self.device.type, "gloo"))
-                undo.callback(dist.destroy_process_group)
+            undo.enter_context(self.ranks.joined(self.device))
             self._undo = undo.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._undo.close()
+        self._undo.__exit__(kind, error, trace)
 
     @contextlib.contextmanager
     def settings(self) -> Iterator[None]:
@@ -83,7 +85,7 @@ class Runtime:
     @property
     def is_main(self) -> bool:
         """Whether this rank writes files and talks to the user."""
-        return self.rank == 0
+        return self.ranks.is_main
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Context for forward passes: mixed precision in bf16 and fp16, else nothing."""
@@ -103,13 +105,32 @@ class Runtime:
             return function
         return torch.compile(function)  # type: ignore[return-value]
 
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """Average gradients over ranks (DistributedDataParallel); the module itself on one rank."""
+    def wrap(self, module: nn.Module, parallel: str = "auto") -> nn.Module:
+        """Bring a module to the device, and have its backward passes average gradients over ranks.
+
+        Call the result for a loss whose gradient shall be averaged; `module` itself is what
+        optimizers and checkpoints take.
+
+        Args:
+            parallel: ddp: every rank has a copy. fsdp: the ranks share one, split among
+                them. auto: fsdp if a copy and its optimizer do not fit into the device.
+        """
         if self.world_size == 1:
-            return module
-        return nn.parallel.DistributedDataParallel(
-            module, device_ids=[self.device.index] if self.device.type == "cuda" else None
-        )
+            return module.to(self.device)
+        self.sharded = parallel == "fsdp" or (parallel == "auto" and not self._fits(module))
+        if self.sharded:
+            shard(module, self.device)
+        self._wrapped = module if self.sharded else replicate(module.to(self.device), self.device)
+        return self._wrapped
+
+    def _fits(self, module: nn.Module) -> bool:
+        if self.device.type == "cpu":
+            return True
+        return fits(module, torch.get_device_module(self.device).get_device_properties(self.device).total_memory)
+
+    def local_gradients(self) -> contextlib.AbstractContextManager[None]:
+        """Passes whose gradients stay on their rank until the next one outside adds them to its own."""
+        return local_gradients(self._wrapped)
 
     def mean(self, tensor: Tensor) -> Tensor:
         """Mean over ranks, on every rank."""
@@ -118,11 +139,6 @@ class Runtime:
         total = tensor.detach().clone()
         dist.all_reduce(total)
         return total / self.world_size
-
-    def barrier(self) -> None:
-        """Wait until every rank is here."""
-        if self.world_size > 1:
-            dist.barrier()
 
     def generator(self, name: str, *, device: str | torch.device = "cpu") -> torch.Generator:
         """A random stream of its own, set by the run's seed and this name; equal on every rank."""
@@ -163,19 +179,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     return any(words in text for words in ("can't allocate memory", "out of memory", "not enough memory"))
 
 
-def _from_environment(name: str, default: int) -> int:
-    text = os.environ.get(name, str(default))
-    if not text.isdecimal():
-        raise UsageError(f"{name}={text!r} is not a number", "unset it")
-    return int(text)
-
-
-def _torch_device(placement: Placement, world_size: int) -> torch.device:
+def _torch_device(placement: Placement, ranks: Ranks) -> torch.device:
     device = torch.device(placement.device)
     if device.type == "cpu":
         return device
-    if world_size > 1 and device.type != "mps":
-        device = torch.device(device.type, _from_environment("LOCAL_RANK", 0))
+    if ranks.world_size > 1 and device.type != "mps":
+        device = torch.device(device.type, ranks.local_rank)
     module = torch.get_device_module(device)
     count = module.device_count() if module.is_available() else 0
     if (device.index or 0) >= count:

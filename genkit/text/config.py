@@ -321,6 +321,7 @@ class TextTrainConfig(Config):
     save_interval: int | None = option(None, "Steps between checkpoints; default: as often, and every 5 minutes.", min=1, section=_RUN)
     seed: int = option(0, "Seed of weights, data order and dropout.", min=0, max=LARGEST_SEED, section=_RUN)
     compile: bool = option(False, "Compile the training step with torch.compile.", section=_RUN)
+    parallel: str = option("auto", "Under torchrun. ddp: a whole model on every GPU; fsdp: one, split over them; auto: ddp if it fits.", choices=("auto", "ddp", "fsdp"), section=_RUN)
     tensorboard: bool = option(False, "Also write TensorBoard events.", section=_RUN)
 
     def __post_init__(self) -> None:

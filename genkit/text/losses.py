@@ -72,7 +72,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 else:
                     grad_weight += grad.T @ h
         if grad_hidden is not None and grad_weight is not None:
-            ctx.save_for_backward(grad_hidden, grad_weight, count)
+            ctx.save_for_backward(grad_hidden, grad_weight, count.clamp(min=1))  # nothing counts: the gradient is 0
             ctx.dtype = weight.dtype
         return total / count
 

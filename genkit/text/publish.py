@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from genkit.files import read_json, write_bytes
+from genkit.files import read_json
+from genkit.library import TOKENIZER, TOKENIZER_CONFIG
 from genkit.runtime.manager import Runtime
 from genkit.text.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_config, base_name
 from genkit.text.config import GenerationConfig, TextTrainConfig
@@ -44,7 +45,7 @@ def sample(
         ids[event.index].append(event.token)
     model.train()
     texts = [config.sample_prompt + tokenizer.decode(row) for row in ids]
-    write_bytes(run.samples / f"step-{step:06d}.txt", ("\n---\n".join(texts) + "\n").encode())
+    run.publish(raw={f"step-{step:06d}.txt": ("\n---\n".join(texts) + "\n").encode()}, into="samples")
     logger.message(f"sample at step {step}: {max(texts, key=len)}")
 
 
@@ -77,10 +78,16 @@ def publish(
     )
     record |= {key: state.extra[key] for key in ("base", "trained_before") if key in state.extra}
     if config.lora:
-        _publish_adapter(run, model, config, record, into=f"{into}/{ADAPTER}" if into else ADAPTER)
-        corpus.tokenizer.save(run.path / into / ADAPTER)
+        beside = f"{into}/{ADAPTER}" if into else ADAPTER
+        _publish_adapter(run, model, config, record, into=beside)
+        _publish_tokenizer(run, corpus.tokenizer, into=beside)
     run.publish(tensors={WEIGHTS: tensors}, json={CONFIG: shape, GENERATION: generation, RECORD: record}, into=into)
-    corpus.tokenizer.save(run.path / into)
+    _publish_tokenizer(run, corpus.tokenizer, into=into)
+
+
+def _publish_tokenizer(run: RunDir, tokenizer: Tokenizer, *, into: str) -> None:
+    raw = {TOKENIZER: tokenizer.to_json().encode()}
+    run.publish(raw=raw, json={TOKENIZER_CONFIG: tokenizer.config()}, into=into)
 
 
 def _publish_adapter(run: RunDir, model: GPT, config: TextTrainConfig, record: dict[str, Any], *, into: str) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from genkit.errors import UsageError
 from genkit.runtime.manager import Runtime, derive_seed, is_out_of_memory
+from genkit.runtime.ranks import Ranks
 from genkit.text.config import TextTrainConfig
 from genkit.text.data import Corpus
 from genkit.text.losses import IGNORE
@@ -22,6 +25,19 @@ def training_batch(config: TextTrainConfig, model: GPT, corpus: Corpus, step: in
     """x, y (B, T) of a step."""
     block_size = config.block_size or model.config.block_size
     return corpus.batch(block_size=block_size, batch_size=config.batch_size, seed=config.seed, step=step)
+
+
+def check_split(config: TextTrainConfig, ranks: Ranks) -> None:
+    """Each rank takes as many rows of a batch as the others.
+
+    Raises:
+        UsageError: the batch does not divide.
+    """
+    if config.batch_size % ranks.world_size:
+        near = max(1, round(config.batch_size / ranks.world_size)) * ranks.world_size
+        raise UsageError(
+            f"--batch-size {config.batch_size} does not divide over {ranks.world_size} processes", f"use {near}"
+        )
 
 
 def train_step(
@@ -38,23 +54,29 @@ def train_step(
 ) -> tuple[float, float, int]:
     """One optimiser step over x, y (B, T), in `parts` micro-batches, or more where memory is short.
 
+    Each rank does its own B / world_size rows, in `parts` micro-batches.
+
     Args:
+        compute_loss: mean loss of ids and targets; the module in it is what `Runtime.wrap` gave.
         step: names the random numbers of dropout, which depend on nothing else but the run's seed.
 
     Returns:
-        mean loss in nats a counted target, the gradient's norm before clipping, and the
-        number of micro-batches it took.
+        this rank's share of the mean loss in nats a counted target, the gradient's norm
+        before clipping, and the number of micro-batches it took.
 
     Raises:
-        RuntimeError: out of memory even with one row at a time.
+        RuntimeError: out of memory even with one row at a time, or on one of several ranks.
     """
+    counted = max(1, int((y != IGNORE).sum()))
+    x, y = (rows.chunk(runtime.world_size)[runtime.rank] for rows in (x, y))
     while True:
-        torch.manual_seed(derive_seed(runtime.seed, f"step {step}"))
+        torch.manual_seed(derive_seed(runtime.seed, f"step {step} rank {runtime.rank}"))
         try:
-            loss = backward(compute_loss, x.chunk(parts), y.chunk(parts), runtime)
+            loss = backward(compute_loss, x.chunk(parts), y.chunk(parts), counted, runtime)
             break
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or 2 * parts > len(x):
+            # the other ranks are in the middle of the pass
+            if not is_out_of_memory(error) or 2 * parts > len(x) or runtime.world_size > 1:
                 raise
         # outside of the handler, which would keep the failed pass alive
         model.zero_grad(set_to_none=True)
@@ -67,14 +89,21 @@ def train_step(
     return loss.item(), norm.item(), parts
 
 
-def backward(compute_loss: Loss, xs: tuple[Tensor, ...], ys: tuple[Tensor, ...], runtime: Runtime) -> Tensor:
-    """Add the gradient of the mean loss over all counted targets to the parameters; returns that loss, a scalar."""
-    counted = sum(int((y != IGNORE).sum()) for y in ys)
+def backward(compute_loss: Loss, xs: Sequence[Tensor], ys: Sequence[Tensor], counted: int, runtime: Runtime) -> Tensor:
+    """Add the gradient of the mean loss over `counted` targets, those of all ranks, to the parameters.
+
+    Returns:
+        this rank's share of that loss, a scalar.
+    """
     loss = torch.zeros((), device=runtime.device)
-    for x, y in zip(xs, ys, strict=True):  # (B / parts, T) each
-        with runtime.autocast():
-            mean = compute_loss(x.to(runtime.device), y.to(runtime.device))
-        part = mean * (int((y != IGNORE).sum()) / counted)
-        (runtime.scaler.scale(part) if runtime.scaler else part).backward()  # type: ignore[no-untyped-call]
+    for number, (x, y) in enumerate(zip(xs, ys, strict=True), start=1):  # (B / parts, T) each
+        own = int((y != IGNORE).sum())
+        with nullcontext() if number == len(xs) else runtime.local_gradients():
+            with runtime.autocast():
+                mean = compute_loss(x.to(runtime.device), y.to(runtime.device))
+            part = (mean if own else mean.nan_to_num()) * (own / counted)
+            scaled = runtime.scaler.scale(part) if runtime.scaler else part
+            # ranks take the mean of their gradients, not the sum
+            (scaled * runtime.world_size).backward()  # type: ignore[no-untyped-call]
         loss += part.detach()
     return loss

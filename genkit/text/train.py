@@ -19,7 +19,7 @@ from genkit.text.plan import OUT_OF_MEMORY, corpus_line
 from genkit.text.publish import crown, publish, sample
 from genkit.text.shape import shape_line
 from genkit.text.start import check_fit, corpus_shape, optimizers_of, starting_point, train_state
-from genkit.text.step import train_step, training_batch
+from genkit.text.step import check_split, train_step, training_batch
 from genkit.training.log import Loggers, MetricLogger, TrainReport
 from genkit.training.loop import open_logs, reading, restore
 from genkit.training.meter import Cadence, Meter
@@ -29,11 +29,12 @@ from genkit.training.recovery import data_step, lr_factor, roll_back
 from genkit.training.rundir import BEST, RunDir
 from genkit.training.schedule import Budget, lr_scale
 from genkit.training.stop import StopSignal
+from genkit.training.turn import agree
 
 # settings that may differ when a run is resumed: they change how long it is or what it reports
 MAY_CHANGE = frozenset(
     {"budget", "steps", "tokens", "out", "compile", "tensorboard", "data_license", "eval_tokens", "patience"}
-    | {"eval_interval", "sample_interval", "save_interval", "sample_prompt"}
+    | {"eval_interval", "sample_interval", "save_interval", "sample_prompt", "parallel"}
 )
 _LOG_INTERVAL = 10
 
@@ -48,6 +49,8 @@ def train_text(
     started: float | None = None,
 ) -> TrainReport:
     """Train, and leave a run directory that `genkit text -m RUN` and `transformers` read.
+
+    Under torchrun every rank calls it. Rank 0 reads the data first, writes and reports.
 
     Args:
         runtime: an entered `Runtime`.
@@ -66,18 +69,23 @@ def train_text(
     """
     started = time.monotonic() if started is None else started
     budget = Budget.of(budget=config.budget, steps=config.steps, units=config.tokens, unit="tokens")
-    out = Path(config.out)
+    out, ranks = Path(config.out), runtime.ranks
+    if not ranks.is_main:
+        logger = Loggers()
     with ExitStack() as stack:
         stack.enter_context(memory_guard(OUT_OF_MEMORY))
-        run = stack.enter_context(RunDir.resume(out) if resume else RunDir.create(out, force=force))
+        opened = RunDir.resume(out, ranks=ranks) if resume else RunDir.create(out, force=force, ranks=ranks)
+        run = stack.enter_context(opened)
         expected = check_resumable(out, config, MAY_CHANGE, runtime.placement.precision) if resume else None
 
         # --- data and model ---------------------------------------------------------------
         start = starting_point(config, resumed=out if resume else None)
-        corpus = prepare(config, run.data, start.tokenizer, reading(logger, _megabytes), expected=expected)
+        with ranks.main_first():
+            corpus = prepare(config, run.data, start.tokenizer, reading(logger, _megabytes), expected=expected)
+        check_split(config, ranks)
         torch.manual_seed(config.seed)
         model = start.model or GPT(corpus_shape(config, corpus, runtime), config.dropout)
-        model.to(runtime.device).train()
+        shared = runtime.wrap(model.train(), config.parallel)
         warnings = check_fit(config, model, corpus)
         logger.message(corpus_line(corpus))
         logger.message(shape_line(model.config, model.num_parameters(), model.num_parameters(trained=True)))
@@ -89,10 +97,14 @@ def train_text(
         state = train_state(model, optimizers, runtime, start)
         if resume:
             restore(run, state, logger, "tokens")
-        compute_loss = runtime.compile(model.loss, config.compile)
+        # DistributedDataParallel sees the passes through its own forward only
+        loss_of = model.loss if shared is model else lambda ids, targets: shared(ids, targets=targets)
+        compute_loss = runtime.compile(loss_of, config.compile)
         parts = state.extra.get("accumulate", config.accumulate)
         meter = Meter(budget, "tokens", started, before=state.elapsed, pauses=state.extra.get("pauses"))
-        kept = open_logs(stack, run, after_step=state.step if resume else None, tensorboard=config.tensorboard)
+        kept = Loggers()
+        if ranks.is_main:
+            kept = open_logs(stack, run, after_step=state.step if resume else None, tensorboard=config.tensorboard)
         shown: dict[str, float] = dict(state.extra.get("metrics", {}))
 
         def save() -> None:
@@ -111,7 +123,7 @@ def train_text(
                     runtime,
                     bytes_per_token=corpus.bytes_val / corpus.tokens_val,
                     max_tokens=config.eval_tokens,
-                    batch_size=config.batch_size // parts,
+                    batch_size=max(1, config.batch_size // (parts * ranks.world_size)),
                 )
                 shown.update(found)
                 Loggers(kept, logger).metrics(state.step, found)
@@ -123,16 +135,21 @@ def train_text(
                     state.extra["no_better"] += 1
 
         def draw() -> None:
+            if runtime.sharded:
+                return  # no rank has a model to draw from; `genkit text` draws from what is saved
             with meter.measured("sample"):
                 sample(run, model, corpus.tokenizer, config, runtime, state.step, logger)
+
+        def main_fraction() -> float:
+            """Share of the run that is done, by rank 0's clock."""
+            return ranks.gather([meter.fraction(state.step, state.seen)])[0][0]
 
         if not resume:
             save()  # a full disk shows now, and a kill at any time leaves something to resume
         stop = stack.enter_context(StopSignal())
-        fraction = meter.fraction(state.step, state.seen)
-        eval_cadence = Cadence(meter, config.eval_interval, fraction, "eval")
-        sample_cadence = Cadence(meter, config.sample_interval, fraction, "sample")
-        save_cadence = Cadence(meter, config.save_interval, fraction, "save")
+        fraction = main_fraction()
+        intervals = {"eval": config.eval_interval, "sample": config.sample_interval, "save": config.save_interval}
+        cadences = {name: Cadence(meter, interval, fraction, name) for name, interval in intervals.items()}
 
         # --- the loop ---------------------------------------------------------------------
         while fraction < 1 or state.step == 0:
@@ -141,10 +158,15 @@ def train_text(
             )
             set_lr(optimizers, scale)
             x, y = training_batch(config, model, corpus, data_step(state))  # (B, T) each
-            loss, norm, needed = train_step(
+            share, norm, needed = train_step(
                 model, compute_loss, optimizers, x, y, runtime,
                 parts=parts, grad_clip=config.grad_clip, step=data_step(state),
             )  # fmt: skip
+            ahead = state.step + 1, state.seen + x.numel()
+            reached = meter.fraction(*ahead)
+            due = {name: cadence.due(ahead[0], reached) for name, cadence in cadences.items()}
+            turn = agree(ranks, loss=share, fraction=reached, due=due, stop=stop)
+            loss = turn.loss
             if not math.isfinite(loss) or (runtime.scaler is None and not math.isfinite(norm)):
                 roll_back(
                     run, state, logger,
@@ -152,13 +174,13 @@ def train_text(
                     remedy=f"lower --lr (now {config.lr:g}) and use --force, or look at the data",
                 )  # fmt: skip
                 save()
+                fraction = main_fraction()
                 continue
             if needed != parts:
                 parts = state.extra["accumulate"] = needed
                 logger.message(f"out of memory: each batch goes through in {parts} parts from here on")
 
-            state.step, state.seen = state.step + 1, state.seen + x.numel()
-            fraction = meter.fraction(state.step, state.seen)
+            (state.step, state.seen), fraction = ahead, turn.fraction
             shown["loss"] = loss
             progress = meter.progress(state.step, state.seen, fraction, shown)
             logger.progress(progress)
@@ -178,14 +200,14 @@ def train_text(
                     f"at step {state.step} in {out}", f"genkit train-text --resume --out {quote(str(out))}"
                 )
             if fraction < 1:
-                if eval_cadence.due(state.step, fraction):
+                if "eval" in turn.due:
                     measure()
                     if config.patience and state.extra.get("no_better", 0) >= config.patience:
                         logger.message(f"no better validation in {config.patience} measurements: stopping here")
                         break
-                if sample_cadence.due(state.step, fraction):
+                if "sample" in turn.due:
                     draw()
-                if save_cadence.due(state.step, fraction):
+                if "save" in turn.due:
                     save()
 
         # --- the end ----------------------------------------------------------------------

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
+
+from genkit.runtime.parallel import is_sharded, split_like, whole
 
 # Quintic Newton-Schulz coefficients with the steepest slope at zero (Jordan et al. 2024).
 _NS = (3.4445, -4.7750, 2.0315)
@@ -32,6 +35,22 @@ def orthogonalize(update: Tensor, dtype: torch.dtype = torch.float32, steps: int
         wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
     orthogonal: Tensor = wide if x.size(0) <= x.size(1) else wide.T
     return orthogonal.to(update.dtype)
+
+
+def orthogonalize_each(updates: Sequence[Tensor], dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """`orthogonalize` for one matrix, or for at most one a rank of those that are split over ranks.
+
+    Of these, each rank gathers all, does its own and sends it to the others.
+    """
+    if not is_sharded(updates[0]):
+        return [orthogonalize(update, dtype) for update in updates]
+    rank = dist.get_rank()
+    gathered = [whole(update) for update in updates]
+    if rank < len(gathered):
+        gathered[rank] = orthogonalize(gathered[rank], dtype).contiguous()
+    for source, matrix in enumerate(gathered):
+        dist.broadcast(matrix, src=source)
+    return [split_like(matrix, update) for matrix, update in zip(gathered, updates, strict=True)]
 
 
 class Muon(Optimizer):
@@ -66,17 +85,23 @@ class Muon(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if not state:
-                    state["momentum"] = torch.zeros_like(p)
-                state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-                update = orthogonalize(p.grad.lerp(state["momentum"], group["momentum"]), self._dtype)
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update, alpha=-group["lr"] * max(1.0, p.size(0) / p.size(1)) ** 0.5)
+            matrices = [p for p in group["params"] if p.grad is not None]
+            together = dist.get_world_size() if matrices and is_sharded(matrices[0]) else 1
+            for start in range(0, len(matrices), together):
+                some = matrices[start : start + together]
+                updates = orthogonalize_each([self._nesterov(p, group["momentum"]) for p in some], self._dtype)
+                for p, update in zip(some, updates, strict=True):
+                    p.mul_(1 - group["lr"] * group["weight_decay"])
+                    p.add_(update, alpha=-group["lr"] * max(1.0, p.size(0) / p.size(1)) ** 0.5)
         return loss
+
+    def _nesterov(self, p: Tensor, momentum: float) -> Tensor:
+        assert p.grad is not None
+        state = self.state[p]
+        if not state:
+            state["momentum"] = torch.zeros_like(p)
+        state["momentum"].lerp_(p.grad, 1 - momentum)
+        return p.grad.lerp(state["momentum"], momentum)
 
 
 def text_optimizers(
@@ -160,8 +185,8 @@ def clip_gradients(
         for optimizer in optimizers.values():
             scaler.unscale_(optimizer)
     if largest > 0:
-        return nn.utils.clip_grad_norm_(parameters, largest)
-    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        return whole(nn.utils.clip_grad_norm_(parameters, largest))
+    return whole(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
 
 
 def step_optimizers(optimizers: Mapping[str, Optimizer], *, scaler: torch.amp.GradScaler | None) -> None:

@@ -15,7 +15,7 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,6 +27,8 @@ from torch import Tensor
 from genkit import files
 from genkit.errors import InputError, RunBusyError, TrainingStopped, UsageError
 from genkit.library import RUN_MARK
+from genkit.runtime.parallel import gathered
+from genkit.runtime.ranks import Ranks
 from genkit.training.checkpoint import (
     FORMAT,
     Checkpoint,
@@ -55,25 +57,25 @@ OURS = BEFORE_SAVING | {
 class RunDir:
     """An open run directory; a context manager that holds its lock.
 
-    Ranks other than the main one open it with `is_main=False`: they take no lock,
-    write nothing, and read checkpoints like the main rank.
+    Under torchrun every rank opens it and calls the same methods: rank 0 locks and
+    writes, the others wait, read, and raise the error that it has.
 
     Attributes:
         path: the directory.
         metrics_path: its metrics.jsonl.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, is_main: bool = True) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, ranks: Ranks | None = None) -> None:
         self.path = Path(path)
         self.metrics_path = self.path / "metrics.jsonl"
-        self._is_main = is_main
+        self._ranks = ranks if ranks is not None else Ranks()
         self._lock = FileLock(self.path / LOCK, timeout=0, thread_local=False)
         self._damaged: set[str] = set()
         self._new = False
         self._made: list[Path] = []  # folders that did not exist before, outermost first
 
     @classmethod
-    def create(cls, path: str | os.PathLike[str], *, force: bool = False, is_main: bool = True) -> Self:
+    def create(cls, path: str | os.PathLike[str], *, force: bool = False, ranks: Ranks | None = None) -> Self:
         """Start a run in a new or empty directory, or in one where a start failed.
 
         Args:
@@ -85,58 +87,65 @@ class RunDir:
             RunBusyError: another process trains there.
             OutputError: it cannot be written.
         """
-        run = cls(path, is_main=is_main)
-        if not is_main:
-            return run
-        with files.output_errors(path):
-            run._made = [f for f in (*reversed(run.path.parents), run.path) if not f.exists()]
-            run.path.mkdir(parents=True, exist_ok=True)
-            if not (run.path / MARK).exists() and (foreign := run._contents()):
-                raise UsageError(f"{path} is not empty and no run: it holds {foreign[0]}", "choose another --out")
-        run._acquire()
-        try:
-            with files.output_errors(path):
-                files.write_json(run.path / MARK, {"format": FORMAT})
-                run._remove_leftovers()
-                present = OURS & set(run._contents())
-                if run._steps() or present - BEFORE_SAVING:
-                    if not force:
-                        raise UsageError(
-                            f"{path} already holds a run ({min(present)})",
-                            "--resume continues it, --force starts anew",
-                        )
-                    run._set_aside()
-                else:
-                    run._clear()
-        except BaseException:
-            run.close()
-            raise
-        run._new = True
+        run = cls(path, ranks=ranks)
+        run._open(lambda: run._begin(force))
         return run
 
     @classmethod
-    def resume(cls, path: str | os.PathLike[str], *, is_main: bool = True) -> Self:
+    def resume(cls, path: str | os.PathLike[str], *, ranks: Ranks | None = None) -> Self:
         """Open an existing run to continue it.
 
         Raises:
             InputError: no run, or a run without a checkpoint.
             RunBusyError: another process trains there.
         """
-        run = cls(path, is_main=is_main)
-        if not (run.path / MARK).is_file():
-            raise InputError(f"{path} is not a run directory", "start it without --resume")
-        if not is_main:
-            return run
-        run._acquire()
-        try:
-            with files.output_errors(path):
-                run._remove_leftovers()
-            if not run._steps():
-                raise InputError(f"{path} cannot be resumed: there is no checkpoint", "start it without --resume")
-        except BaseException:
-            run.close()
-            raise
+        run = cls(path, ranks=ranks)
+        run._open(run._continue)
         return run
+
+    def _open(self, prepare: Callable[[], None]) -> None:
+        with self._ranks.main_first():
+            if not self._ranks.is_main:
+                if not (self.path / MARK).is_file():
+                    raise InputError(f"{self.path} is not here", "--out must lie on a disk that all machines share")
+                return
+            try:
+                prepare()
+            except BaseException:
+                self.close()
+                raise
+
+    def _begin(self, force: bool) -> None:
+        path = self.path
+        with files.output_errors(path):
+            self._made = [f for f in (*reversed(path.parents), path) if not f.exists()]
+            path.mkdir(parents=True, exist_ok=True)
+            if not (path / MARK).exists() and (foreign := self._contents()):
+                raise UsageError(f"{path} is not empty and no run: it holds {foreign[0]}", "choose another --out")
+        self._acquire()
+        with files.output_errors(path):
+            files.write_json(path / MARK, {"format": FORMAT})
+            self._remove_leftovers()
+            present = OURS & set(self._contents())
+            if self._steps() or present - BEFORE_SAVING:
+                if not force:
+                    raise UsageError(
+                        f"{path} already holds a run ({min(present)})",
+                        "--resume continues it, --force starts anew",
+                    )
+                self._set_aside()
+            else:
+                self._clear()
+        self._new = True
+
+    def _continue(self) -> None:
+        if not (self.path / MARK).is_file():
+            raise InputError(f"{self.path} is not a run directory", "start it without --resume")
+        self._acquire()
+        with files.output_errors(self.path):
+            self._remove_leftovers()
+        if not self._steps():
+            raise InputError(f"{self.path} cannot be resumed: there is no checkpoint", "start it without --resume")
 
     def close(self) -> None:
         """Give the lock back."""
@@ -219,11 +228,16 @@ class RunDir:
             OutputError: disk full or not writable; older checkpoints stay.
         """
         target = self.path / "checkpoints" / f"step-{state.step:06d}"
-        if not self._is_main:
-            return target
-        tensors, meta = state.tensors(), state.meta()
-        for name in state.modules:
-            _check_finite(name, tensors[name], state.step)
+        keeps = self._ranks.is_main
+        tensors = {name: gathered(group, keep=keeps) for name, group in state.tensors().items()}
+        with self._ranks.main_first():
+            if keeps:
+                for name in state.modules:
+                    _check_finite(name, tensors[name], state.step)
+                self._write(target, tensors, state.meta(), keep)
+        return target
+
+    def _write(self, target: Path, tensors: dict[str, dict[str, Tensor]], meta: dict[str, Any], keep: int) -> None:
         parent = self._folder("checkpoints")
         temporary = parent / files.temporary_name()
         with files.output_errors(target):
@@ -235,10 +249,9 @@ class RunDir:
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise
-            self._prune(state.step, keep)
+            self._prune(step_of(target), keep)
             if (aside := self.path / ASIDE).is_dir():
                 remove(aside)
-        return target
 
     def load_checkpoint(self) -> Checkpoint:
         """The newest checkpoint whose files are as they were written.
@@ -276,18 +289,21 @@ class RunDir:
             TrainingStopped: a weight is not finite; nothing is written.
             OutputError: disk full or not writable.
         """
-        if not self._is_main:
-            return
-        folder = self._folder(into) if into else self.path
-        for name, group in (tensors or {}).items():
-            _check_finite(name, group)
-        for name, data in (raw or {}).items():
-            files.write_bytes(folder / name, data)
-        for name, group in (tensors or {}).items():
-            plain = {k: t.detach().float() if t.is_floating_point() else t for k, t in group.items()}
-            save_tensors(folder / name, plain, {"format": "pt"})
-        for name, value in (json or {}).items():
-            files.write_json(folder / name, value)
+        keeps = self._ranks.is_main
+        groups = {name: gathered(group, keep=keeps) for name, group in (tensors or {}).items()}
+        with self._ranks.main_first():
+            if not keeps:
+                return
+            folder = self._folder(into) if into else self.path
+            for name, group in groups.items():
+                _check_finite(name, group)
+            for name, data in (raw or {}).items():
+                files.write_bytes(folder / name, data)
+            for name, group in groups.items():
+                plain = {k: t.detach().float() if t.is_floating_point() else t for k, t in group.items()}
+                save_tensors(folder / name, plain, {"format": "pt"})
+            for name, value in (json or {}).items():
+                files.write_json(folder / name, value)
 
     def _folder(self, name: str) -> Path:
         folder = self.path / name

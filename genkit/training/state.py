@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from genkit.errors import InputError
+from genkit.runtime.parallel import split_like
 from genkit.training.checkpoint import Checkpoint
 from genkit.training.weights import copy_weights, named_tensors
 
@@ -52,7 +53,10 @@ class TrainState:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """File stem -> name -> tensor, not copied: one file a module, "optimizer" and "random"."""
+        """File stem -> name -> tensor, not copied: one file a module, "optimizer" and "random".
+
+        A tensor that is split over ranks comes as this rank's part; `parallel.gathered` makes it whole.
+        """
         if clash := {OPTIMIZER, RANDOM} & set(self.modules):
             raise ValueError(f"a module may not be called {clash.pop()!r}")
         files = {name: named_tensors(module) for name, module in self.modules.items()}
@@ -243,5 +247,6 @@ def _beside(parameter: Tensor, value: Any) -> Any:
     if not isinstance(value, Tensor):
         return value
     if value.shape == parameter.shape:
-        return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+        like = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False)
+        return like.copy_(split_like(value, like))
     return value.to(parameter.device, copy=True)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from genkit import files
 from genkit.errors import InputError
+from genkit.runtime.parallel import split_like
 from genkit.tensors import layout
 
 _TORCH = {
@@ -103,7 +104,7 @@ def copy_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: str) 
         text = "; ".join(f"{kind}: {_few(names)}" for kind, names in problems.items() if names)
         raise InputError(f"{source} does not fit this model: {text}", "use the config.json that was saved with it")
     for name, tensor in own.items():
-        tensor.copy_(tensors[name])
+        tensor.copy_(split_like(tensors[name], tensor))
 
 
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:

@@ -137,13 +137,17 @@ def test_refusals(genkit: Run, data: Path, args: list[str], code: int, message: 
     assert names(data) == before
 
 
-def test_several_processes_are_refused(genkit: Run, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("command", "what"), [(GAN, "genkit train-gan"), ([*TEXT, "--dry-run"], "--dry-run")], ids=["gan", "dry run"]
+)
+def test_what_several_processes_cannot_do_is_refused(
+    genkit: Run, data: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], what: str
+) -> None:
     before = names(data)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    for command in (GAN, TEXT):
-        done = genkit(*command, "--steps", "1", "--out", "run")
-        assert done.code == 2
-        assert "training on several processes is not supported yet (run it without torchrun)" in done.err
+    done = genkit(*command, "--steps", "1", "--out", "run")
+    assert done.code == 2
+    assert f"{what} does not run on several processes (run it without torchrun)" in done.err
     assert names(data) == before
 
 

@@ -148,7 +148,7 @@ def test_one_rank_needs_no_process_group() -> None:
         assert (runtime.rank, runtime.world_size, runtime.is_main) == (0, 1, True)
         assert runtime.wrap(module) is module
         assert runtime.mean(tensor) is tensor
-        runtime.barrier()
+        runtime.ranks.barrier()
         runtime.synchronize()
         assert not torch.distributed.is_initialized()
 
@@ -197,7 +197,7 @@ with Runtime(Placement("cpu", "fp32", "torch", ""), seed=5) as runtime:
     model(torch.full((1, 2), float(rank + 1))).sum().backward()
     (gradient,) = (p.grad.tolist() for p in model.parameters())
     stream = torch.randint(1 << 30, (1,), generator=runtime.generator("a")).item()
-    runtime.barrier()
+    runtime.ranks.barrier()
     print(runtime.is_main, runtime.mean(torch.tensor([float(rank), 10.0])).tolist(), gradient, stream)
 assert not torch.distributed.is_initialized()
 """

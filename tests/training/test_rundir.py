@@ -19,6 +19,7 @@ from torch import nn
 
 from genkit import files
 from genkit.errors import InputError, OutputError, RunBusyError, TrainingStopped, UsageError
+from genkit.runtime.ranks import Ranks
 from genkit.training.rundir import RunDir
 from genkit.training.state import TrainState
 
@@ -303,14 +304,22 @@ def test_the_lock_is_given_back_when_creating_fails(tmp_path: Path) -> None:
 
 
 def test_other_ranks_take_no_lock_and_write_nothing(tmp_path: Path) -> None:
-    with RunDir.create(tmp_path) as run, RunDir.create(tmp_path, is_main=False) as other:
+    second = Ranks(rank=1)
+    with RunDir.create(tmp_path) as run, RunDir.create(tmp_path, ranks=second) as other:
         save(run, 3)
         before = sorted(p for p in tmp_path.rglob("*"))
         assert other.save_checkpoint(state(4)) == tmp_path / "checkpoints" / "step-000004"
         other.publish(json={"config.json": {}})
         assert sorted(p for p in tmp_path.rglob("*")) == before
-        with RunDir.resume(tmp_path, is_main=False) as reader:
+        with RunDir.resume(tmp_path, ranks=second) as reader:
             assert reader.load_checkpoint().step == 3
+
+
+def test_a_rank_that_does_not_see_the_run_says_that_the_disk_must_be_shared(tmp_path: Path) -> None:
+    for start in (RunDir.create, RunDir.resume):
+        with pytest.raises(InputError, match=r"run is not here .--out must lie on a disk that all machines share"):
+            start(tmp_path / "run", ranks=Ranks(rank=1))
+    assert not list(tmp_path.iterdir())
 
 
 # --- saving ----------------------------------------------------------------------------

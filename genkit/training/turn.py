@@ -1,0 +1,34 @@
+"""What the ranks of a run agree on after each step, so that they all take the same branch."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from genkit.runtime.ranks import Ranks
+from genkit.training.stop import StopSignal
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The state of a run after a step, the same on every rank.
+
+    Attributes:
+        loss: the sum of the ranks' shares.
+        fraction: of the run that is done.
+        due: what is to be done now.
+    """
+
+    loss: float
+    fraction: float
+    due: frozenset[str]
+
+
+def agree(ranks: Ranks, *, loss: float, fraction: float, due: Mapping[str, bool], stop: StopSignal) -> Turn:
+    """One message a step: losses are added, a signal that one rank got stops all, and rank 0's clock counts."""
+    rows = ranks.gather([loss, float(stop.received or 0), fraction, *due.values()])
+    if received := max(int(row[1]) for row in rows):
+        stop.received = signal.Signals(received)
+    _, _, done, *flags = rows[0]
+    return Turn(sum(row[0] for row in rows), done, frozenset(n for n, flag in zip(due, flags, strict=True) if flag))
