@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -19,9 +20,11 @@ from genkit.export import card, export
 from genkit.runtime.device import resolve
 from genkit.runtime.manager import Runtime
 from genkit.text.config import TextTrainConfig, parse_freeze
-from genkit.text.models.store import load_model
+from genkit.text.models.gpt import GPT
+from genkit.text.models.store import load_model, model_files
 from genkit.text.plan import plan
 from genkit.text.start import starting_point
+from genkit.text.tokenizer import train_bpe
 from genkit.text.train import train_text
 from genkit.training.log import Progress, TrainReport
 from genkit.training.weights import load_tensors, save_tensors
@@ -342,3 +345,61 @@ def test_the_plan_says_what_is_trained(config: TextTrainConfig) -> None:
     with Runtime(resolve("cpu", "fp32", task="train-text")) as runtime:
         assert plan(lora(config), runtime)["model"].endswith(", 4,096 trained")
         assert plan(config, runtime)["model"].endswith("M parameters")
+
+
+# --- conversations -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def byte_model(tmp_path: Path, tiny_text: Path) -> Path:
+    """A model with random weights whose tokenizer knows every text."""
+    tokenizer = train_bpe([CORPUS], 300)
+    folder = shutil.copytree(tiny_text, tmp_path / "bytes")
+    shape = dataclasses.replace(load_model(folder).config, vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id)
+    torch.manual_seed(0)
+    described, generation, tensors = model_files(GPT(shape), {})
+    save_tensors(folder / "model.safetensors", tensors)
+    for name, value in (("config.json", described), ("generation_config.json", generation)):
+        (folder / name).write_text(json.dumps(value))
+    tokenizer.save(folder)
+    return folder
+
+
+@pytest.mark.parametrize("how", [{}, {"lora": 8, "lr": 3e-2}], ids=["full", "lora"])
+def test_conversations_teach_their_answers_alone(
+    config: TextTrainConfig, byte_model: Path, tmp_path: Path, how: dict[str, Any]
+) -> None:
+    """Questions are noise: a loss that counted them could not become small."""
+    from transformers import AutoTokenizer
+
+    noise = torch.randint(10, (60, 24), generator=torch.Generator().manual_seed(0)).tolist()
+    lines = [json.dumps({"prompt": "".join(map(str, row)), "completion": "the cat"}) for row in noise]
+    (tmp_path / "chat.jsonl").write_text("\n".join(lines) + "\n")
+    rarely = {"eval_interval": 999, "save_interval": 999}
+    base = tmp_path / "base"
+    recorder = Recorder()
+    plain = config.replace(init_from=str(byte_model), out=str(base), steps=60, **rarely)
+    run(plain)
+    tuned = config.replace(
+        data=(str(tmp_path / "chat.jsonl"),), init_from=str(base), block_size=64, steps=70, **rarely, **how
+    )
+    run(tuned, recorder)
+    assert recorder.losses[0] > 1
+    assert recorder.losses[-1] < 0.6  # 24 digits of 65 tokens alone would be 0.85
+    for folder in ("run", "run/best", *(["run/adapter"] if how else [])):
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / folder)
+        asked = tokenizer.apply_chat_template(
+            [{"role": "user", "content": "12"}], tokenize=False, add_generation_prompt=True
+        )
+        assert asked == "### User:\n12\n\n### Assistant:\n"
+    run(tuned.replace(steps=72), resume=True)  # the data is known again, its template too
+
+
+def test_a_chat_template_outlives_plain_text(config: TextTrainConfig, byte_model: Path, tmp_path: Path) -> None:
+    path = byte_model / "tokenizer_config.json"
+    template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": template}))
+    run(lora(config, init_from=str(byte_model), steps=2))
+    export(tmp_path / "run/adapter", tmp_path / "whole", "hf")
+    for folder in ("run", "run/adapter", "whole"):
+        assert json.loads((tmp_path / folder / "tokenizer_config.json").read_text())["chat_template"] == template
