@@ -16,7 +16,6 @@ import io
 import itertools
 import json
 import lzma
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -33,7 +32,7 @@ SEPARATOR = "<|endoftext|>"  # alone on a line of a text file, it ends a documen
 
 _CHUNK = 1 << 18  # bytes
 _MAX_RECORD = 64 << 20  # characters of one JSON value or one CSV line
-_SEPARATOR_LINE = re.compile(rf"^{re.escape(SEPARATOR)}\n", re.MULTILINE)
+_SEPARATOR_LINE = SEPARATOR + "\n"
 
 
 @dataclass(frozen=True)
@@ -146,12 +145,13 @@ def read_text(source: Source) -> Iterator[Part]:
         # the last line may be the beginning of a separator: see more of it first
         held = text[tail:] if SEPARATOR.startswith(text[tail:]) and (tail or at_line_start) else ""
         text = text[: len(text) - len(held)]
-        start = 0
-        for match in _SEPARATOR_LINE.finditer(text):
-            if match.start() or at_line_start:
-                yield text[start : match.start()]
+        start = place = 0
+        while (place := text.find(_SEPARATOR_LINE, place)) >= 0:
+            if text[place - 1] == "\n" if place else at_line_start:
+                yield text[start:place]
                 yield None
-                start = match.end()
+                start = place + len(_SEPARATOR_LINE)
+            place += len(_SEPARATOR_LINE)
         yield text[start:]
         at_line_start = text.endswith("\n") if text else at_line_start
     if held != SEPARATOR:
