@@ -32,6 +32,7 @@ from genkit.text.tokenizer import Tokenizer
 
 _FORMAT = 2  # of the token files; a new one makes them again
 _META = "meta.json"
+_SHOWN = 10
 _COUNTS = (
     *("documents", "conversations", "duplicates", "bytes", "bytes_val", "bytes_val_targets"),
     *("tokens_train", "tokens_val", "targets_train", "targets_val"),
@@ -110,9 +111,14 @@ class Corpus:
             line += f", {self.tokens_per_epoch:,} tokens an epoch"
         if self.train_mask is not None:
             line += f", {100 * self.targets_train / self.tokens_train:.0f} % of what trains is learnt, the rest is read"
-        if self.skipped:
-            line += f", {len(self.skipped):,} bad files left out"
         return line
+
+    def warnings(self) -> list[str]:
+        """A sentence for each file that was left out, for ten of them at most."""
+        shown = [f"left out: {reason}" for reason in self.skipped[:_SHOWN]]
+        if (more := len(self.skipped) - _SHOWN) > 0:
+            shown.append(f"left out: {more:,} bad files more, see {_META}")
+        return shown
 
 
 def prepare(

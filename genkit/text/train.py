@@ -86,7 +86,7 @@ def train_text(
         torch.manual_seed(config.seed)
         model = start.model or GPT(corpus_shape(config, corpus, runtime), config.dropout)
         shared = runtime.wrap(model.train(), config.parallel)
-        warnings = check_fit(config, model, corpus)
+        warnings = [*corpus.warnings(), *check_fit(config, model, corpus)]
         logger.message(corpus_line(corpus))
         logger.message(shape_line(model.config, model.num_parameters(), model.num_parameters(trained=True)))
         for warning in warnings:
@@ -121,7 +121,8 @@ def train_text(
                     model,
                     corpus.val,
                     runtime,
-                    bytes_per_token=corpus.bytes_val / corpus.tokens_val,
+                    mask=corpus.val_mask,
+                    bytes_per_token=corpus.bytes_per_target,
                     max_tokens=config.eval_tokens,
                     batch_size=max(1, config.batch_size // (parts * ranks.world_size)),
                 )
