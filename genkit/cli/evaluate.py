@@ -48,7 +48,7 @@ def eval(ctx: click.Context, /, model: str, device: str, precision: str, engine:
     The documents follow one another as in training: each ends with an end-of-text token,
     which is scored too, and windows cross into the next. The first token is scored after
     an end-of-text token. In .txt files a line <|endoftext|> ends a document; in jsonl, csv
-    and parquet a record is one.
+    and parquet a record is one. Of conversations the answers alone are scored.
     """
     terminal: Terminal = ctx.obj
     config, _ = chosen(ctx, EvalConfig)
@@ -127,15 +127,19 @@ class _Report:
 
 
 def _lines(found: Evaluation, where: str) -> str:
-    documents = "1 document" if found.documents == 1 else f"{found.documents:,} documents"
     rows = {
         "loss": f"{found.loss:.4f} nats a token",
         "perplexity": f"{found.perplexity:,.4g}" if found.perplexity < 1e4 else f"{found.perplexity:.4g}",
         "bits per byte": f"{found.bits_per_byte:.4f}",
-        "scored": f"{found.tokens:,} tokens, {found.end_of_text:,} of them end-of-text; "
-        f"{found.bytes:,} bytes in {documents}",
+        "scored": f"{_count(found.tokens, 'token')}, {found.end_of_text:,} of them end-of-text; "
+        f"{_count(found.bytes, 'byte')} in {_count(found.documents, 'document')}"
+        + (f", answers alone in the {_count(found.conversations, 'conversation')}" if found.conversations else ""),
         "window": f"{found.window:,} tokens, stride {found.stride:,}: "
         f"{found.context_min:,} or more before each token, but at the beginning",
         "model": where,
     }
     return "".join(f"{name:<15}{value}\n" for name, value in rows.items())
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"

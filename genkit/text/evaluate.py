@@ -15,7 +15,7 @@ from torch import Tensor
 from genkit.errors import InputError, UsageError
 from genkit.runtime.manager import Runtime, memory_guard
 from genkit.text.evalconfig import EvalConfig
-from genkit.text.heldout import HeldOut
+from genkit.text.heldout import Chunk, HeldOut
 from genkit.text.losses import IGNORE
 from genkit.text.models.gpt import GPT
 from genkit.text.models.store import check_usable, load_model, read_config
@@ -89,7 +89,7 @@ class Evaluation:
     Attributes:
         loss: nats a token, over `tokens`.
         bits_per_byte: of all tokens together, by the UTF-8 bytes of the text.
-        tokens, end_of_text, unknown, bytes, documents: see `HeldOut`.
+        tokens, end_of_text, unknown, bytes, documents, conversations: see `HeldOut`.
         window, stride: in tokens.
         context_min: tokens before any scored one, but for those of the first window.
     """
@@ -102,6 +102,7 @@ class Evaluation:
     unknown: int
     bytes: int
     documents: int
+    conversations: int
     window: int
     stride: int
     context_min: int
@@ -141,7 +142,7 @@ def evaluate_model(
             rows,
             runtime,
             batch_size=config.batch_size or max(1, _BATCH_TOKENS // window),
-            on_progress=lambda tokens, loss: on_progress(text.fraction, tokens, loss),
+            on_progress=lambda tokens, loss: on_progress(text.fraction * tokens / text.tokens, tokens, loss),
         )
     return Evaluation(
         loss=loss,
@@ -152,32 +153,35 @@ def evaluate_model(
         unknown=text.unknown,
         bytes=text.bytes,
         documents=text.documents,
+        conversations=text.conversations,
         window=window,
         stride=stride,
         context_min=window - stride + 1,
     )
 
 
-def windows(chunks: Iterable[np.ndarray], first: int, window: int, stride: int) -> Iterator[Window]:
+def windows(chunks: Iterable[Chunk], first: int, window: int, stride: int) -> Iterator[Window]:
     """Inputs and targets (T,) of each window over the token `first` and then all of `chunks`.
 
     T is `window`, but perhaps less in the last. A target is the next token, or IGNORE
-    where an earlier window has it: each token of the chunks is a target once, and all
-    but those of the first window come after `window - stride + 1` others or more.
+    where that does not count or an earlier window has it: each token that counts is a
+    target once, and all but those of the first window come after `window - stride + 1`
+    others or more. Windows without a target are left out.
     """
-    held = np.array([first], dtype=np.int64)
+    held, wanted = np.array([first], dtype=np.int64), np.array([IGNORE], dtype=np.int64)
     old = 0  # targets of `held` that a window has had
-    for chunk in chunks:
-        held = np.concatenate([held, chunk])
+    for ids, targets in chunks:
+        held, wanted = np.concatenate([held, ids]), np.concatenate([wanted, targets])
         while len(held) > window:
-            yield held[:window], _without_first(held[1 : window + 1], old)
-            held, old = held[stride:], window - stride
-    if len(held) - 1 > old:
-        yield held[:-1], _without_first(held[1:], old)
+            yield from _window(held[:window], wanted[1 : window + 1], old)
+            held, wanted, old = held[stride:], wanted[stride:], window - stride
+    yield from _window(held[:-1], wanted[1:], old)
 
 
-def _without_first(targets: np.ndarray, count: int) -> np.ndarray:
-    return np.where(np.arange(len(targets)) < count, IGNORE, targets)
+def _window(inputs: np.ndarray, targets: np.ndarray, old: int) -> Iterator[Window]:
+    fresh = np.where(np.arange(len(targets)) < old, IGNORE, targets)
+    if (fresh != IGNORE).any():
+        yield inputs, fresh
 
 
 @torch.no_grad()
