@@ -21,7 +21,7 @@ from genkit.text.shape import shape_line
 from genkit.text.start import check_fit, corpus_shape, optimizers_of, starting_point, train_state
 from genkit.text.step import check_split, train_step, training_batch
 from genkit.training.log import Loggers, MetricLogger, TrainReport
-from genkit.training.loop import open_logs, reading, restore
+from genkit.training.loop import draw_curves, open_logs, reading, restore
 from genkit.training.meter import Cadence, Meter
 from genkit.training.optim import set_lr
 from genkit.training.record import check_resumable
@@ -112,6 +112,7 @@ def train_text(
                 state.elapsed, state.extra["metrics"], state.extra["pauses"] = meter.elapsed, dict(shown), meter.pauses
                 run.save_checkpoint(state)
                 publish(run, model, corpus, config, runtime, state)
+                draw_curves(run)
 
         def measure() -> None:
             if corpus.val is None:
