@@ -122,6 +122,8 @@ class Meter:
         if self.budget.seconds is not None:
             time_left = self.training_left(step, fraction)
             pauses = self._pauses_to_come(step, step + time_left / pace, fraction, time_left)
+            if self._cadences.keys() - self._pauses.keys():  # there was no such pause yet
+                pauses = max(pauses, _SHARE * time_left)
             steps = step + max(0.0, time_left - pauses) / pace
         else:
             steps = step / fraction

@@ -96,7 +96,8 @@ def test_a_plot_has_its_size_whatever_it_shows(rows: list[dict[str, Any]], brail
     [
         (110, "step 123  4.3M tokens  18.2k tok/s  1:02:03 left  loss 1.52  val_loss 1.62  val_ppl 5.1  val_bpb 2.34"),
         (95, "step 123  4.3M tokens  18.2k tok/s  1:02:03 left  loss 1.52  val_loss 1.62  val_bpb 2.34"),
-        (75, "18.2k tok/s  1:02:03 left  loss 1.52  val_loss 1.62  val_bpb 2.34"),
+        (75, "step 123  18.2k tok/s  1:02:03 left  loss 1.52  val_loss 1.62  val_bpb 2.34"),
+        (65, "18.2k tok/s  1:02:03 left  loss 1.52  val_loss 1.62  val_bpb 2.34"),
         (55, "18.2k tok/s  1:02:03 left  loss 1.52  val_loss 1.62"),
         (40, "1:02:03 left  loss 1.52  val_loss 1.62"),
         (3, "1:02:03 left"),
