@@ -34,17 +34,20 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Ten
     if torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
-    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, torch.is_grad_enabled())
+    with_grad = torch.is_grad_enabled()
+    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, with_grad, with_grad and weight.requires_grad)
     return loss
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, with_grad: bool) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, with_grad: bool, trains_weight: bool
+    ) -> Tensor:
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         count = (targets != IGNORE).sum()
         grad_hidden = torch.empty_like(hidden) if with_grad else None
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if with_grad else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if trains_weight else None
         elements = CPU_ELEMENTS if hidden.device.type == "cpu" else ACCELERATOR_ELEMENTS
         rows = max(MIN_ROWS, elements // weight.shape[0])
         if hidden.dtype == torch.float16:
@@ -60,18 +63,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 exp = logits.sub_(peak).exp_()
                 norm = exp.sum(1, keepdim=True)
                 total += (norm.log() - target_logit).squeeze(1).where(kept, 0).sum()
-                if grad_hidden is None or grad_weight is None:
+                if grad_hidden is None:
                     continue
                 # softmax - one-hot, in place of the logits; divided by the count only in
                 # backward, as fp16 would lose such small numbers before a scaler's factor
                 scale = kept.unsqueeze(1).float()
                 grad = exp.mul_(scale / norm).scatter_add_(1, y, -scale).to(h.dtype)
                 torch.mm(grad, weight, out=grad_hidden[start : start + rows])
+                if grad_weight is None:  # a frozen head costs a third less
+                    continue
                 if grad.dtype == torch.float32:
                     grad_weight.addmm_(grad.T, h)
                 else:
                     grad_weight += grad.T @ h
-        if grad_hidden is not None and grad_weight is not None:
+        if grad_hidden is not None:
             ctx.save_for_backward(grad_hidden, grad_weight, count.clamp(min=1))  # nothing counts: the gradient is 0
             ctx.dtype = weight.dtype
         return total / count
@@ -81,4 +86,5 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight, count = ctx.saved_tensors
         scale = grad_output / count  # fp32
-        return (grad_hidden.float() * scale).to(ctx.dtype), (grad_weight * scale).to(ctx.dtype), None, None
+        of_weight = None if grad_weight is None else (grad_weight * scale).to(ctx.dtype)
+        return (grad_hidden.float() * scale).to(ctx.dtype), of_weight, None, None, None

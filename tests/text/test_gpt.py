@@ -322,6 +322,15 @@ def test_fp16_gradients_of_many_rows_neither_vanish_nor_overflow(rows: int, voca
         assert (gradient - exact).norm() <= 0.002 * exact.norm()
 
 
+def test_a_frozen_head_gets_no_gradient_and_passes_the_same_one_on() -> None:
+    torch.manual_seed(0)
+    hidden, weight, targets = torch.randn(9, 5, requires_grad=True), torch.randn(11, 5), torch.arange(9)
+    losses.linear_cross_entropy(hidden, weight, targets).backward()
+    (expected,) = torch.autograd.grad(F.cross_entropy(hidden @ weight.T, targets), hidden)
+    torch.testing.assert_close(hidden.grad, expected)
+    assert weight.grad is None
+
+
 def test_loss_is_stable_where_exponentials_overflow() -> None:
     hidden, weight = torch.tensor([[1000.0], [-1000.0]]), torch.tensor([[1.0], [0.0], [-1.0]])
     loss = losses.linear_cross_entropy(hidden, weight, torch.tensor([0, 0]))
