@@ -24,7 +24,7 @@ def parse_source(text: str) -> DataSource:
     Raises:
         InputError: neither is a file or folder, or the weight is out of range.
     """
-    if Path(text).exists():
+    if text and Path(text).exists():
         return DataSource(text, 1.0)
     path, _, number = text.rpartition(":")
     try:

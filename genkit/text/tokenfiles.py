@@ -143,7 +143,8 @@ class _Writer:
                 side.add(np.append(next(texts), self._eos) if part.last else next(texts), None)
                 continue
             ids, counts = next(chats)
-            side.target_bytes += sum(utf8_length(part.text[a:b]) for a, b in part.spans)
+            answers = "".join(part.text[a:b] for a, b in part.spans)
+            side.target_bytes += utf8_length(answers.replace(self._tokenizer.eos, ""))
             if part.last:
                 ends_answer = bool(part.spans) and part.spans[-1][1] > len(part.text)
                 ids, counts = np.append(ids, self._eos), np.append(counts, np.uint8(ends_answer))

@@ -15,12 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from genkit.errors import InputError, OutputError
 from genkit.files import TEMPORARY
 from genkit.text import encoder, formats, learner, readings, tokenfiles
-from genkit.text.blocks import Blocks
 from genkit.text.config import TextTrainConfig
 from genkit.text.data import Corpus, prepare
 from genkit.text.encoder import Encoder
@@ -430,86 +428,6 @@ def test_the_fingerprint_follows_the_data(stories: Path, folder: Path, tmp_path:
     assert prints[0] == prints[1] != prints[2]
     assert len(prints[0]) == 64
     assert json.loads((tmp_path / "0" / "meta.json").read_text())["fingerprint"] == prints[0]
-
-
-# ---- batches -----------------------------------------------------------------
-
-
-def batch(tokens: np.ndarray, **where: int) -> tuple[torch.Tensor, torch.Tensor]:
-    return Blocks(tokens).batch(**where)
-
-
-def epoch(tokens: np.ndarray, block_size: int, number: int, seed: int = 0) -> torch.Tensor:
-    blocks = len(tokens) // block_size
-    return torch.cat(
-        [
-            batch(tokens, block_size=block_size, batch_size=1, seed=seed, step=number * blocks + i)[0]
-            for i in range(blocks)
-        ]
-    )
-
-
-def test_targets_are_the_next_tokens() -> None:
-    tokens = np.arange(100, dtype=np.uint16)
-    x, y = batch(tokens, block_size=16, batch_size=40, seed=1, step=5)
-    assert x.shape == y.shape == (40, 16)
-    assert x.dtype == y.dtype == torch.int64
-    assert torch.equal((x + 1) % 100, y)
-    assert x.is_contiguous()
-    assert y.is_contiguous()
-
-
-@pytest.mark.parametrize(("length", "block_size"), [(96, 16), (100, 16), (17, 16), (33, 16), (9, 8)])
-def test_an_epoch_takes_every_token_at_most_once(length: int, block_size: int) -> None:
-    tokens = np.arange(length, dtype=np.uint32)
-    for number in range(5):
-        seen = epoch(tokens, block_size, number).flatten().tolist()
-        assert len(seen) == len(set(seen)) == length // block_size * block_size
-
-
-def test_epochs_cut_and_order_anew() -> None:
-    tokens = np.arange(1000, dtype=np.uint16)
-    epochs = [epoch(tokens, 10, number) for number in range(3)]
-    firsts = [set((e[:, 0] % 10).tolist()) for e in epochs]
-    assert all(len(first) == 1 for first in firsts)  # one grid an epoch
-    assert len({first.pop() for first in firsts}) > 1
-    assert not torch.equal(epochs[0].argsort(0)[:, 0], epochs[1].argsort(0)[:, 0])
-
-
-def test_batches_are_a_pure_function_of_seed_and_step() -> None:
-    tokens = np.arange(5000, dtype=np.uint16)
-
-    def at(step: int, seed: int = 3, size: int = 8) -> torch.Tensor:
-        return batch(tokens, block_size=32, batch_size=size, seed=seed, step=step)[0]
-
-    forward = [at(step) for step in range(60)]
-    assert all(torch.equal(at(step), forward[step]) for step in reversed(range(60)))
-    assert not torch.equal(at(0, seed=4), forward[0])
-    assert torch.equal(torch.cat([at(2 * i, size=4) for i in range(2)]), torch.cat([at(0, size=4), at(2, size=4)]))
-    # the size of a batch only groups the same sequence
-    assert torch.equal(torch.cat(forward), torch.cat([at(step, size=16) for step in range(30)]))
-
-
-def test_batches_stay_what_they_were() -> None:
-    """A resumed run must see the same data also after an upgrade."""
-    x, _ = batch(np.arange(1000, dtype=np.uint16), block_size=10, batch_size=5, seed=0, step=7)
-    assert x[:, 0].tolist() == [684, 874, 294, 824, 424]
-
-
-def test_seeds_of_64_bits() -> None:
-    tokens = np.arange(100, dtype=np.uint16)
-    assert batch(tokens, block_size=8, batch_size=2, seed=(1 << 63) - 1, step=10**9)[0].shape == (2, 8)
-
-
-def test_text_shorter_than_a_block_is_refused() -> None:
-    tokens = np.arange(20, dtype=np.uint16)
-    assert batch(tokens, block_size=19, batch_size=1, seed=0, step=0)[0].shape == (1, 19)
-    with pytest.raises(InputError, match="has 20 tokens, too few for a context of 20") as caught:
-        batch(tokens, block_size=20, batch_size=1, seed=0, step=0)
-    assert "--block-size 19 or less" in str(caught.value.hint)
-    with pytest.raises(InputError) as caught:
-        batch(tokens[:5], block_size=20, batch_size=1, seed=0, step=0)
-    assert caught.value.hint == "give more text"
 
 
 # ---- memory ------------------------------------------------------------------
