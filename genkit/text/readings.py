@@ -77,6 +77,8 @@ class Readings:
                     self._splits[scope], self.conversations = split, talks
                     self._register.forget(start)
             self._check(source.path, self._files[number], len(self._register) - before)
+        if not len(self._register):
+            raise _unreadable(", ".join(source.path for source in self.sources), next(iter(self.skipped.values())))
         held_out = self._survey_validation(learner)
         if not self._config.keep_duplicates:
             self._repeated = self._register.repeats(held_out)
@@ -158,10 +160,17 @@ class Readings:
         self.skipped[file] = error
 
     def _check(self, path: str, files: list[Path], documents: int) -> None:
-        if not documents:
-            if bad := next((self.skipped[file] for file in files if file in self.skipped), None):
-                raise InputError(f"no file of {path} can be read: {bad.message}", bad.hint)
+        """Refuse a source without text, but one that is all bad may be skipped as a whole."""
+        if documents:
+            return
+        if (bad := next((self.skipped[file] for file in files if file in self.skipped), None)) is None:
             raise InputError(f"there is no text in {path}", "leave it out, or give one that is not empty")
+        if self._config.on_bad_file != "skip" or path == self._config.val_data:
+            raise _unreadable(path, bad)
+
+
+def _unreadable(path: str, error: InputError) -> InputError:
+    return InputError(f"no file of {path} can be read: {error.message}", error.hint)
 
 
 def _size(file: Path) -> int:
