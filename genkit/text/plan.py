@@ -11,6 +11,7 @@ from genkit.runtime.manager import Runtime, memory_guard
 from genkit.text.config import TextTrainConfig
 from genkit.text.data import Corpus, prepare
 from genkit.text.models.gpt import GPT
+from genkit.text.recipe import settle
 from genkit.text.shape import shape_line
 from genkit.text.start import check_fit, corpus_shape, optimizers_of, starting_point
 from genkit.text.step import train_step, training_batch
@@ -30,7 +31,14 @@ def plan(config: TextTrainConfig, runtime: Runtime) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="genkit-") as folder, memory_guard(OUT_OF_MEMORY):
         start = starting_point(config)
         corpus = prepare(config, Path(folder), start.tokenizer)
-        model = start.model or GPT(corpus_shape(config, corpus, runtime), config.dropout)
+        config = settle(
+            config,
+            given=start.model.config if start.model else None,
+            vocab_size=corpus.tokenizer.vocab_size,
+            tokens=len(corpus.train),
+            runtime=runtime,
+        )
+        model = start.model or GPT(corpus_shape(config, corpus), config.dropout)
         model.to(runtime.device).train()
         check_fit(config, model, corpus)
         optimizers = optimizers_of(model, config, runtime)

@@ -1,34 +1,23 @@
-"""Which model a training run builds: the preset, what overrides it, what `auto` means."""
+"""Which model a training run builds: the preset, what overrides it."""
 
 from __future__ import annotations
 
 from genkit.errors import UsageError
 from genkit.text.config import HEAD_DIM, PRESETS, GPTConfig, TextTrainConfig
 
-_SMALL_CORPUS = 4_000_000  # tokens; below it a wider model only memorises sooner
+_LARGEST_UNTIED = 1 << 14  # tokens; a head of its own costs memory, not time
 
 
-def auto_preset(tokens: int, device: str) -> str:
-    """The preset for a corpus of `tokens` on `device`: what the machine trains well in minutes."""
-    if device == "cpu":
-        return "tiny" if tokens < _SMALL_CORPUS else "nano"
-    if tokens < _SMALL_CORPUS:
-        return "baby"
-    return "mini" if tokens < 100 * _SMALL_CORPUS else "small"
-
-
-def model_shape(config: TextTrainConfig, *, vocab_size: int, eos_id: int | None, tokens: int, device: str) -> GPTConfig:
-    """The model that `config` asks for.
+def model_shape(config: TextTrainConfig, *, vocab_size: int, eos_id: int | None) -> GPTConfig:
+    """The model that `config`, whose preset is settled, asks for.
 
     Args:
         vocab_size, eos_id: the tokenizer's.
-        tokens: of the training data, for `--preset auto`.
-        device: "cpu", "cuda:0" ..., for the same.
 
     Raises:
         UsageError: heads and width do not fit one another.
     """
-    preset = PRESETS[auto_preset(tokens, device) if config.preset == "auto" else config.preset]
+    preset = PRESETS[config.preset]
     n_embd = config.n_embd or preset.n_embd
     n_head = config.n_head or max(1, n_embd // HEAD_DIM)
     n_kv_head = config.n_kv_head or n_head
@@ -54,7 +43,7 @@ def model_shape(config: TextTrainConfig, *, vocab_size: int, eos_id: int | None,
         head_dim=n_embd // n_head,
         n_inner=4 * n_embd if config.arch == "gpt2" else swiglu,
         norm_eps=1e-5 if config.arch == "gpt2" else 1e-6,
-        tie_embeddings=config.tie_embeddings,
+        tie_embeddings=vocab_size > _LARGEST_UNTIED if config.tie_embeddings is None else config.tie_embeddings,
         bos_id=eos_id,
         eos_id=eos_id,
     )
@@ -62,8 +51,8 @@ def model_shape(config: TextTrainConfig, *, vocab_size: int, eos_id: int | None,
 
 def shape_line(shape: GPTConfig, parameters: int, trained: int) -> str:
     """`qwen3, 6 layers x 256, 4 heads, context 256: 5.87 M parameters, 0.12 M trained`"""
-    part = "" if trained == parameters else f", {trained / 1e6:.2f} M trained"
+    part = f", {trained / 1e6:.2f} M trained" if trained >= 10_000 else f", {trained:,} trained"
     return (
         f"{shape.arch}, {shape.n_layer} layers x {shape.n_embd}, {shape.n_head} heads, "
-        f"context {shape.block_size}: {parameters / 1e6:.2f} M parameters{part}"
+        f"context {shape.block_size}: {parameters / 1e6:.2f} M parameters{part if trained < parameters else ''}"
     )

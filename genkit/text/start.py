@@ -88,6 +88,8 @@ def starting_point(config: TextTrainConfig, *, resumed: Path | None = None) -> S
 
 def _find(config: TextTrainConfig) -> Path:
     name = str(config.init_from)
+    if name not in library.bundled() and Path(name).resolve().is_relative_to(Path(config.out).resolve()):
+        raise UsageError(f"--init-from {name} lies in --out {config.out}", "choose another --out")
     folder = library.find(name)
     if folder.is_file():
         raise InputError(
@@ -95,8 +97,6 @@ def _find(config: TextTrainConfig) -> Path:
         )
     if library.kind(folder) != "text":
         raise InputError(f"--init-from {name} is an image model", "name a text model")
-    if folder.resolve().is_relative_to(Path(config.out).resolve()):
-        raise UsageError(f"--init-from {name} lies in --out {config.out}", "choose another --out")
     return folder
 
 
@@ -172,23 +172,17 @@ def _unknown(corpus: Corpus) -> list[str]:
         count += len(found)
     if not count:
         return []
-    before, after = corpus.train[max(0, first - 20) : first], corpus.train[first + 1 : first + 21]
-    around = "\ufffd".join(corpus.tokenizer.decode(map(int, part)) for part in (before, after))
+    tokens = corpus.train[max(0, first - 20) : first + 21].tolist()
+    around = "".join("\ufffd" if token == unknown else corpus.tokenizer.decode([token]) for token in tokens)
     said = f"{count:,} of {len(corpus.train):,} tokens are characters unknown to the tokenizer, first in {around!r}"
     if count > _MOST_UNKNOWN * len(corpus.train):
         raise InputError(said, "use a model or tokenizer that knows them, such as a bpe one, or train from scratch")
     return [f"{said}: the model learns {corpus.tokenizer.decode([unknown])!r} for them"]
 
 
-def corpus_shape(config: TextTrainConfig, corpus: Corpus, runtime: Runtime) -> GPTConfig:
-    """The model for this corpus on this machine."""
-    return model_shape(
-        config,
-        vocab_size=corpus.tokenizer.vocab_size,
-        eos_id=corpus.tokenizer.eos_id,
-        tokens=len(corpus.train),
-        device=runtime.placement.device,
-    )
+def corpus_shape(config: TextTrainConfig, corpus: Corpus) -> GPTConfig:
+    """The model for this corpus."""
+    return model_shape(config, vocab_size=corpus.tokenizer.vocab_size, eos_id=corpus.tokenizer.eos_id)
 
 
 def optimizers_of(model: GPT, config: TextTrainConfig, runtime: Runtime) -> dict[str, Optimizer]:

@@ -17,6 +17,7 @@ from genkit.text.evaluate import evaluate
 from genkit.text.models.gpt import GPT
 from genkit.text.plan import OUT_OF_MEMORY, corpus_line
 from genkit.text.publish import crown, publish, sample
+from genkit.text.recipe import as_begun, settle
 from genkit.text.shape import shape_line
 from genkit.text.start import check_fit, corpus_shape, optimizers_of, starting_point, train_state
 from genkit.text.step import check_split, train_step, training_batch
@@ -24,7 +25,7 @@ from genkit.training.log import Loggers, MetricLogger, TrainReport
 from genkit.training.loop import draw_curves, open_logs, reading, restore
 from genkit.training.meter import Cadence, Meter
 from genkit.training.optim import set_lr
-from genkit.training.record import check_resumable
+from genkit.training.record import check_resumable, read_record
 from genkit.training.recovery import data_step, lr_factor, roll_back
 from genkit.training.rundir import BEST, RunDir
 from genkit.training.schedule import Budget, lr_scale
@@ -76,15 +77,25 @@ def train_text(
         stack.enter_context(memory_guard(OUT_OF_MEMORY))
         opened = RunDir.resume(out, ranks=ranks) if resume else RunDir.create(out, force=force, ranks=ranks)
         run = stack.enter_context(opened)
-        expected = check_resumable(out, config, MAY_CHANGE, runtime.placement.precision) if resume else None
+        expected = None
+        if resume:
+            config = as_begun(config, read_record(out))
+            expected = check_resumable(out, config, MAY_CHANGE, runtime.placement.precision)
 
         # --- data and model ---------------------------------------------------------------
         start = starting_point(config, resumed=out if resume else None)
         with ranks.main_first():
             corpus = prepare(config, run.data, start.tokenizer, reading(logger, _megabytes), expected=expected)
+        config = settle(
+            config,
+            given=start.model.config if start.model else None,
+            vocab_size=corpus.tokenizer.vocab_size,
+            tokens=len(corpus.train),
+            runtime=runtime,
+        )
         check_split(config, ranks)
         torch.manual_seed(config.seed)
-        model = start.model or GPT(corpus_shape(config, corpus, runtime), config.dropout)
+        model = start.model or GPT(corpus_shape(config, corpus), config.dropout)
         shared = runtime.wrap(model.train(), config.parallel)
         warnings = [*corpus.warnings(), *check_fit(config, model, corpus)]
         logger.message(corpus_line(corpus))
@@ -99,7 +110,7 @@ def train_text(
             restore(run, state, logger, "tokens")
         # DistributedDataParallel sees the passes through its own forward only
         loss_of = model.loss if shared is model else lambda ids, targets: shared(ids, targets=targets)
-        compute_loss = runtime.compile(loss_of, config.compile)
+        compute_loss = runtime.compile(loss_of, bool(config.compile))
         parts = state.extra.get("accumulate", config.accumulate)
         meter = Meter(budget, "tokens", started, before=state.elapsed, pauses=state.extra.get("pauses"))
         kept = Loggers()

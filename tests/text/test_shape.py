@@ -1,32 +1,25 @@
 import pytest
 
 from genkit.errors import UsageError
-from genkit.text.config import PRESETS, TextTrainConfig
+from genkit.text.config import PRESETS, GPTConfig, TextTrainConfig
 from genkit.text.models.gpt import count_parameters
-from genkit.text.shape import auto_preset, model_shape
+from genkit.text.shape import model_shape, shape_line
 
 
-def shape(tokens: int = 10**7, device: str = "cpu", **settings: object) -> object:
-    return model_shape(TextTrainConfig(**settings), vocab_size=4096, eos_id=0, tokens=tokens, device=device)
+def shape(vocab_size: int = 4096, **settings: object) -> GPTConfig:
+    return model_shape(TextTrainConfig(**({"preset": "tiny"} | settings)), vocab_size=vocab_size, eos_id=0)
 
 
-@pytest.mark.parametrize(
-    ("tokens", "device", "preset"),
-    [
-        (10**6, "cpu", "tiny"),
-        (10**8, "cpu", "nano"),
-        (10**6, "cuda:0", "baby"),
-        (10**8, "mps", "mini"),
-        (10**9, "cuda:1", "small"),
-    ],
-)
-def test_auto_goes_by_data_and_machine(tokens: int, device: str, preset: str) -> None:
-    assert auto_preset(tokens, device) == preset
-
-
-@pytest.mark.parametrize(("preset", "millions"), [("tiny", 1.33), ("nano", 5.87), ("baby", 12.19), ("small", 88.1)])
+@pytest.mark.parametrize(("preset", "millions"), [("tiny", 1.86), ("nano", 6.92), ("baby", 13.77), ("small", 91.26)])
 def test_preset_sizes(preset: str, millions: float) -> None:
     assert count_parameters(shape(preset=preset)) / 1e6 == pytest.approx(millions, rel=0.01)
+
+
+def test_large_vocabularies_share_the_embedding_with_the_head() -> None:
+    assert not shape(1 << 14).tie_embeddings
+    assert shape((1 << 14) + 1).tie_embeddings
+    assert shape(256, tie_embeddings=True).tie_embeddings
+    assert not shape(1 << 15, tie_embeddings=False).tie_embeddings
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -61,3 +54,8 @@ def test_flags_go_before_the_preset() -> None:
 def test_shapes_that_do_not_fit_are_refused(settings: dict, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         shape(**settings)
+
+
+@pytest.mark.parametrize(("trained", "end"), [(5_870_000, ""), (120_000, ", 0.12 M trained"), (512, ", 512 trained")])
+def test_the_line_says_how_much_is_trained(trained: int, end: str) -> None:
+    assert shape_line(shape(), 5_870_000, trained).endswith(f"5.87 M parameters{end}")

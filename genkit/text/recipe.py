@@ -1,0 +1,142 @@
+"""What the settings that are left open become: sizes and rates that suit the data, the budget and the machine.
+
+The rules are short because they were measured; benchmarks/RESULTS.md has the runs.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from genkit.runtime.manager import Runtime
+from genkit.text.config import PRESETS, GPTConfig, TextTrainConfig
+from genkit.text.models.gpt import count_parameters
+from genkit.text.shape import model_shape
+from genkit.training.schedule import Budget
+
+TOKENS_A_PARAMETER = 4  # that a budget must buy, or a smaller model learns more in it
+PARAMETERS_A_TOKEN = 12  # of the data; a larger model learns it by heart
+_EFFICIENCY = 0.4  # share of the matmul rate that a training step reaches
+_WORTH_COMPILING = 600.0  # seconds; compiling takes half a minute of them and saves a quarter
+# of a batch, for each number of the width: enough to pay for Muon, few enough for many steps
+_BATCH_ON_CPU, _BATCH_ON_ACCELERATOR = 32, 64
+_FINE_TUNING_TOKENS = 8192  # of a batch, at most
+_FEWEST_ROWS = 4
+
+
+# the settings that `settle` fills in, and what leaves them open
+LEFT_OPEN: dict[str, Any] = {"preset": "auto", "optimizer": "auto", "lr": 0.0, "batch_size": 0, "compile": None}
+
+
+def as_begun(config: TextTrainConfig, record: Mapping[str, Any]) -> TextTrainConfig:
+    """`config` with what it leaves open as it was settled when the run of `record` began."""
+    began = record.get("config")
+    if not isinstance(began, dict):
+        return config
+    values = config.to_dict()
+    return config.replace(**{n: began[n] for n, left in LEFT_OPEN.items() if values[n] == left and n in began})
+
+
+def settle(
+    config: TextTrainConfig,
+    *,
+    given: GPTConfig | None,
+    vocab_size: int,
+    tokens: int,
+    runtime: Runtime,
+) -> TextTrainConfig:
+    """`config` with a value for every setting that it leaves open; equal on all ranks.
+
+    Args:
+        given: the shape of the model of `--init-from`, if there is one.
+        vocab_size: of the tokenizer.
+        tokens: of the training data.
+    """
+    budget = Budget.of(budget=config.budget, steps=config.steps, units=config.tokens, unit="tokens")
+    on_cpu = runtime.device.type == "cpu"
+    rate = matmul_rate(runtime) * _EFFICIENCY * runtime.ranks.world_size  # FLOP a second
+    if given is None and config.preset == "auto":
+        config = config.replace(preset=auto_preset(config, budget, rate, vocab_size=vocab_size, tokens=tokens))
+    shape = given or model_shape(config, vocab_size=vocab_size, eos_id=None)
+    block_size = config.block_size or shape.block_size
+    if config.optimizer == "auto":
+        # Muon serves weights that it trained from the start; what AdamW trained, AdamW tunes
+        config = config.replace(optimizer="muon" if given is None else "adamw")
+    if not config.lr:
+        config = config.replace(lr=auto_lr(config, shape, fine_tuning=given is not None))
+    if not config.batch_size:
+        batch_tokens = (_BATCH_ON_CPU if on_cpu else _BATCH_ON_ACCELERATOR) * shape.n_embd
+        if given is not None:
+            batch_tokens = min(batch_tokens, _FINE_TUNING_TOKENS)
+        config = config.replace(batch_size=auto_batch(batch_tokens // block_size, config, runtime.ranks.world_size))
+    if config.compile is None:
+        seconds = training_seconds(budget, rate, count_parameters(shape), config.batch_size, block_size)
+        config = config.replace(compile=seconds >= _WORTH_COMPILING)
+    return config
+
+
+def auto_preset(config: TextTrainConfig, budget: Budget, rate: float, *, vocab_size: int, tokens: int) -> str:
+    """The largest preset that the budget trains on enough tokens, and that the data does not bore.
+
+    Args:
+        rate: floating-point operations of training a second.
+        tokens: of the training data.
+    """
+    best = next(iter(PRESETS))
+    for name in PRESETS:
+        plain = config.replace(preset=name, n_head=None, n_kv_head=None)
+        shape = model_shape(plain, vocab_size=vocab_size, eos_id=None)
+        size = count_parameters(shape)
+        rows = config.batch_size or max(_FEWEST_ROWS, _BATCH_ON_CPU * shape.n_embd // shape.block_size)
+        seconds = training_seconds(budget, rate, size, rows, shape.block_size)
+        bought = rate * seconds / flops_a_token(size)
+        if bought >= TOKENS_A_PARAMETER * size and size <= PARAMETERS_A_TOKEN * tokens:
+            best = name
+    return best
+
+
+def auto_lr(config: TextTrainConfig, shape: GPTConfig, *, fine_tuning: bool) -> float:
+    """AdamW's peak: beside Muon it is the embedding's; alone, and in fine-tuning, wide models take less."""
+    if fine_tuning:
+        full = 1e-4 * min(4.0, 768 / shape.n_embd)
+        return 10 * full if config.lora else full
+    if config.optimizer == "muon":
+        return 2e-3
+    return 2e-3 * math.sqrt(128 / max(128, shape.n_embd))
+
+
+def auto_batch(rows: int, config: TextTrainConfig, world_size: int) -> int:
+    """About `rows` sequences, so many that micro-batches and ranks share them evenly."""
+    step = math.lcm(config.accumulate, world_size)
+    return max(_FEWEST_ROWS // step, rows // step, 1) * step
+
+
+def training_seconds(budget: Budget, rate: float, parameters: int, batch_size: int, block_size: int) -> float:
+    """How long the budget trains such a model, about."""
+    a_step = batch_size * block_size * flops_a_token(parameters) / rate
+    if budget.seconds is not None:
+        return budget.seconds
+    return budget.steps_to_take(batch_size * block_size, a_step) * a_step
+
+
+def flops_a_token(parameters: int) -> float:
+    """Forward and backward, attention left out (Kaplan et al. 2020)."""
+    return 6.0 * parameters
+
+
+def matmul_rate(runtime: Runtime) -> float:
+    """Floating-point operations a second of this machine's matrix products, as the main rank measures it."""
+    size = 512 if runtime.device.type == "cpu" else 4096
+    a = torch.randn(size, size, device=runtime.device, dtype=runtime.dtype)
+    best = math.inf
+    for _ in range(5):  # the first ones warm up
+        runtime.synchronize()
+        before = time.perf_counter()
+        a @ a
+        runtime.synchronize()
+        best = min(best, time.perf_counter() - before)
+    return runtime.ranks.gather([2 * size**3 / best])[0][0]
