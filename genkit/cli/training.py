@@ -61,7 +61,8 @@ def run_training(ctx: click.Context, cls: type[Config], *, task: TrainTask) -> N
     from genkit.training.log import short
 
     train, plan = _trainer(task)
-    gc.freeze()  # what the imports made stays: the collector need not go through it, now or at exit
+    if "triton" not in sys.modules:  # whose bindings, frozen, would report at exit that they leaked
+        gc.freeze()  # what the imports made stays: the collector need not go through it, now or at exit
     with Runtime(placement, seed=values["seed"]) as runtime:
         if flags["dry_run"]:
             write(_plan_text(plan(config, runtime), as_json=terminal.json))
