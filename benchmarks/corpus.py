@@ -25,7 +25,7 @@ from genkit.config import parse_count
 from genkit.text.config import TextTrainConfig
 from genkit.text.data import prepare
 from genkit.text.documents import iter_documents
-from genkit.text.tokenfiles import Encoder
+from genkit.text.encoder import Encoder
 
 LETTERS = np.array(list("etaoinshrdlucmfwypvbgkjqxz"))
 SHARES = 1 / np.arange(2, 28)
