@@ -1,107 +1,15 @@
-"""Parameter groups, Muon, and the averaged generator."""
+"""Parameter groups, learning rates, clipping, and the averaged generator."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from genkit.runtime.parallel import is_sharded, split_like, whole
-
-# Quintic Newton-Schulz coefficients with the steepest slope at zero (Jordan et al. 2024).
-_NS = (3.4445, -4.7750, 2.0315)
-
-
-def orthogonalize(update: Tensor, dtype: torch.dtype = torch.float32, steps: int = 5) -> Tensor:
-    """Nearest semi-orthogonal matrix, about, by Newton-Schulz iteration.
-
-    Args:
-        update: (R, C) matrix of any scale.
-        dtype: what the products compute in; bfloat16 is exact enough where it is fast.
-        steps: iterations; five bring singular values into about [0.7, 1.2].
-
-    Source: Keller Jordan et al., "Muon: an optimizer for hidden layers", 2024.
-    """
-    x = update.to(dtype)
-    x = x / (x.norm() + 1e-7)
-    wide = x if x.size(0) <= x.size(1) else x.T
-    a, b, c = _NS
-    for _ in range(steps):
-        gram = wide @ wide.T  # (R, R)
-        wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
-    orthogonal: Tensor = wide if x.size(0) <= x.size(1) else wide.T
-    return orthogonal.to(update.dtype)
-
-
-def orthogonalize_each(updates: Sequence[Tensor], dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    """`orthogonalize` for one matrix, or for at most one a rank of those that are split over ranks.
-
-    Of these, each rank gathers all, does its own and sends it to the others.
-    """
-    if not is_sharded(updates[0]):
-        return [orthogonalize(update, dtype) for update in updates]
-    rank = dist.get_rank()
-    gathered = [whole(update) for update in updates]
-    if rank < len(gathered):
-        gathered[rank] = orthogonalize(gathered[rank], dtype).contiguous()
-    for source, matrix in enumerate(gathered):
-        dist.broadcast(matrix, src=source)
-    return [split_like(matrix, update) for matrix, update in zip(gathered, updates, strict=True)]
-
-
-class Muon(Optimizer):
-    """Momentum, orthogonalised: for the 2-D matrices inside a network.
-
-    Args:
-        params: matrices (R, C); embeddings and heads belong to AdamW.
-        lr: step size; an update has spectral norm of about 1 times sqrt(max(1, R/C)).
-        momentum: Nesterov momentum.
-        weight_decay: decoupled, scaled by lr.
-        dtype: of the Newton-Schulz iteration.
-
-    Source: Keller Jordan et al. 2024. `torch.optim.Muon` always iterates in bf16,
-    which is several times slower than fp32 on a CPU without bf16 instructions.
-    """
-
-    def __init__(
-        self,
-        params: Iterable[Any],
-        lr: float = 0.02,
-        momentum: float = 0.95,
-        weight_decay: float = 0.0,
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-        self._dtype = dtype
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            matrices = [p for p in group["params"] if p.grad is not None]
-            together = dist.get_world_size() if matrices and is_sharded(matrices[0]) else 1
-            for start in range(0, len(matrices), together):
-                some = matrices[start : start + together]
-                updates = orthogonalize_each([self._nesterov(p, group["momentum"]) for p in some], self._dtype)
-                for p, update in zip(some, updates, strict=True):
-                    p.mul_(1 - group["lr"] * group["weight_decay"])
-                    p.add_(update, alpha=-group["lr"] * max(1.0, p.size(0) / p.size(1)) ** 0.5)
-        return loss
-
-    def _nesterov(self, p: Tensor, momentum: float) -> Tensor:
-        assert p.grad is not None
-        state = self.state[p]
-        if not state:
-            state["momentum"] = torch.zeros_like(p)
-        state["momentum"].lerp_(p.grad, 1 - momentum)
-        return p.grad.lerp(state["momentum"], momentum)
+from genkit.runtime.parallel import whole
+from genkit.training.muon import Muon
 
 
 def text_optimizers(

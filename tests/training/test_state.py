@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from genkit.errors import InputError
 from genkit.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from genkit.training.optim import Muon
+from genkit.training.muon import Muon
 from genkit.training.state import TrainState, flatten, unflatten
 from genkit.training.weights import _bytes
 
