@@ -1,6 +1,7 @@
 """Every row of the table in the README.
 
-    python benchmarks/all.py [--json] [--rounds N] [--llama-cpp DIR] [--update README.md]
+    python benchmarks/all.py [--json] [--rounds N] [--llama-cpp DIR] [--nanogpt DIR --text FILE]
+        [--update README.md]
 
 --update puts the table between the two markers of that file.
 """
@@ -15,6 +16,7 @@ import cold_text
 import decode
 import gpu
 import latency
+import train_text
 from harness import Result, arguments, replace_between_markers, report
 
 
@@ -23,7 +25,7 @@ def main() -> None:
     parser.add_argument("--update", type=Path, metavar="FILE", help="a Markdown file whose table is replaced")
     args = parser.parse_args()
     results: list[Result] = []
-    for benchmark in (cold_text, decode, batch, cold_image, latency, gpu):
+    for benchmark in (cold_text, decode, batch, cold_image, latency, gpu, train_text):
         results += benchmark.measure(args)
     text = report(results, args)
     print(text, end="")

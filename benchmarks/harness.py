@@ -119,7 +119,8 @@ def process(command: Sequence[str | Path], *, output: Path | None = None, **env:
 
 def environment(**more: str) -> dict[str, str]:
     """This environment without the network, and without settings for genkit's commands."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("GENKIT_TEXT", "GENKIT_IMAGE"))}
+    settings = ("GENKIT_TEXT", "GENKIT_IMAGE", "GENKIT_TRAIN_TEXT", "GENKIT_EVAL")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(settings)}
     quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "ORT_DISABLE_TELEMETRY": "1"}
     return kept | quiet | more
 
@@ -130,9 +131,12 @@ def genkit(*args: str | Path) -> list[str]:
     return [*([str(installed)] if installed.exists() else [sys.executable, "-m", "genkit"]), *map(str, args)]
 
 
-def run(command: Sequence[str | Path]) -> str:
+def run(command: Sequence[str | Path], *, cwd: Path | None = None, **env: str) -> str:
     """Standard output of a command that must succeed."""
-    return subprocess.run(command, check=True, capture_output=True, text=True, env=environment()).stdout
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment(**env))
+    if done.returncode:
+        raise SystemExit(f"{' '.join(map(str, command))}: exit {done.returncode}\n{done.stderr[-2000:]}")
+    return done.stdout
 
 
 def progress(line: str) -> None:
@@ -201,6 +205,8 @@ def arguments(doc: str) -> argparse.ArgumentParser:
         metavar="DIR",
         help=f"llama.cpp's binaries, or what {BUILDER} made (default: those on PATH)",
     )
+    parser.add_argument("--nanogpt", type=Path, metavar="DIR", help="a clone of karpathy/nanoGPT")
+    parser.add_argument("--text", type=Path, metavar="FILE", help="what to train on, such as tiny Shakespeare")
     return parser
 
 

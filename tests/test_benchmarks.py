@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = ["all", "batch", "cold_image", "cold_text", "decode", "gpu", "latency"]
+SCRIPTS = ["all", "batch", "cold_image", "cold_text", "decode", "gpu", "latency", "train_text"]
 FRAMEWORKS = {"torch", "transformers", "torchvision", "onnx"}
 
 
@@ -148,6 +148,108 @@ def test_without_a_gpu_its_row_is_skipped(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(device, "detect", lambda: device.Hardware(cuda_problem="none was found"))
     (skipped,) = importlib.import_module("gpu").measure(argparse.Namespace(rounds=1))
     assert skipped.why == "none was found"
+
+
+# writes down how it was called, and prints as nanoGPT does
+NANOGPT_TRAIN = """
+import sys
+open("calls", "a").write(" ".join(sys.argv[2:]) + "\\n")
+print("step 0: train loss 4.2000, val loss 4.2500")
+for i, ms in enumerate((900, 6, 6, 8)):
+    print(f"iter {i}: loss 4.2000, time {ms:.2f}ms, mfu 0.10%")
+print("step 4: train loss 1.9000, val loss 1.8740")
+"""
+
+
+@pytest.fixture
+def nanogpt(tmp_path: Path) -> Path:
+    """A folder that looks like a clone of nanoGPT."""
+    folder = tmp_path / "clone"
+    (folder / "data/shakespeare_char").mkdir(parents=True)
+    (folder / "train.py").write_text(NANOGPT_TRAIN)
+    (folder / "data/shakespeare_char/prepare.py").write_text(
+        "import os\nassert os.path.exists(os.path.join(os.path.dirname(__file__), 'input.txt'))\n"
+    )
+    return folder
+
+
+def test_nanogpt_runs_with_the_flags_of_its_readme(nanogpt: Path, tmp_path: Path) -> None:
+    train_text = importlib.import_module("train_text")
+    (tmp_path / "text.txt").write_text("The cat sat. " * 100)
+    texts = train_text.Texts(tmp_path / "text.txt", tmp_path)
+    assert texts.train.read_text() + texts.val.read_text() == "The cat sat. " * 100
+    assert (len(texts.train.read_text()), texts.characters) == (1170, 130)
+    peer = train_text.NanoGPT(nanogpt, texts, tmp_path)
+    assert train_text.nanogpt_rate(peer.train(2000)) == pytest.approx(12 * 64 / 0.007)
+    assert peer.loss() == 4.25  # of the estimate before the one iteration that cannot be left out
+    first, second = (tmp_path / "nanoGPT/calls").read_text().splitlines()
+    readme = (
+        "--n_layer=4 --n_head=4 --n_embd=128 --block_size=64 --batch_size=12 --device=cpu --compile=False "
+        "--dropout=0.0 --log_interval=1 --max_iters=2000 --lr_decay_iters=2000 --eval_interval=250 --eval_iters=20"
+    )
+    assert first == f"{readme} --out_dir={tmp_path / 'nanogpt-out'}"
+    # ten times 130 characters, in windows of 64 of which 128 make a batch
+    assert {"--init_from=resume", "--max_iters=0", "--eval_iters=1"} <= set(second.split())
+    assert not (nanogpt / "calls").exists()
+
+
+def test_the_rate_of_a_run_leaves_pauses_out(tmp_path: Path) -> None:
+    lines = [{"step": 10 * i, "tokens": 1000 * i, "seconds": 2 * i + 50 * (i > 2)} for i in range(1, 6)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + '\n{"val_loss": 2}\n' for line in lines))
+    assert importlib.import_module("train_text").rate(tmp_path) == 500
+
+
+@pytest.mark.parametrize(("arch", "tied"), [("gpt2", True), ("qwen3", True), ("llama", False)])
+def test_operations_are_those_of_the_matrix_products(arch: str, tied: bool, tmp_path: Path) -> None:
+    from torch import nn
+
+    from genkit.files import write_json
+    from genkit.text.config import GPTConfig
+    from genkit.text.models.gpt import GPT
+
+    shape = GPTConfig(arch=arch, vocab_size=50, block_size=16, n_layer=2, n_head=2, n_kv_head=2, n_embd=16, head_dim=8,
+                      n_inner=64, tie_embeddings=tied)  # fmt: skip
+    write_json(tmp_path / "config.json", shape.to_hf())
+    model = GPT(shape)
+    matrices = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear)) + tied * 50 * 16
+    vectors = sum(p.numel() for p in model.parameters() if p.ndim == 1)  # counted too, as nanoGPT does
+    found = importlib.import_module("train_text").operations(tmp_path)
+    assert found == 6 * (matrices + vectors) + 12 * 2 * 16 * 16
+
+
+def test_without_a_text_or_nanogpt_training_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train_text = importlib.import_module("train_text")
+    (skipped,) = train_text.measure(argparse.Namespace(text=None, nanogpt=None, rounds=1))
+    assert "--text FILE" in skipped.why
+    monkeypatch.setattr(train_text, "peak_rows", lambda *args: [])
+    (tmp_path / "text.txt").write_text("The cat sat. " * 100)
+    (skipped,) = train_text.measure(argparse.Namespace(text=tmp_path / "text.txt", nanogpt=None, rounds=1))
+    assert "--nanogpt DIR" in skipped.why
+
+
+def test_the_peak_is_a_rate_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    train_text = importlib.import_module("train_text")
+    monkeypatch.setattr(train_text, "PEAK_SIZES", (64,))
+    assert train_text.matmul_peak("float32") > 1e6
+
+
+@pytest.mark.slow
+def test_training_is_compared_from_end_to_end(nanogpt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train_text = importlib.import_module("train_text")
+    small = {"TARGET": 9.0, "BUDGETS": (20,), "RATE_STEPS": 30, "PEAK_SIZES": (64,), "PRESETS": {"tiny": 30}}
+    for name, value in small.items():
+        monkeypatch.setattr(train_text, name, value)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    (tmp_path / "text.txt").write_text("The cat sat on the mat. The dog ran to the cat.\n" * 400)
+    rows = train_text.measure(argparse.Namespace(text=tmp_path / "text.txt", nanogpt=nanogpt, rounds=1))
+    assert [type(row).__name__ for row in rows] == ["Row"] * 6
+    losses, seconds, rate, _, *peaks = rows
+    assert losses.theirs == [4.25]
+    assert losses.unit == "nats/char"
+    assert 0 < losses.ours[0] < 9
+    assert seconds.ours[0] > 0
+    assert rate.theirs == [pytest.approx(12 * 64 / 0.007)]
+    assert all(0 < row.ratio < 100 for row in peaks)
 
 
 @pytest.mark.parametrize(
