@@ -1,9 +1,13 @@
-"""A run killed three times with SIGKILL ends bit for bit like one that never was."""
+"""A run that is interrupted again and again ends bit for bit like one that never was."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import random
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -58,3 +62,40 @@ def test_three_kills_leave_no_trace(
     assert done.code == 0, done.err
     assert hashes(run) == hashes(tmp_path / "straight")
     assert len(hashes(run)) >= 4  # weights, optimizer, random state, and the published model
+
+
+ORDER = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL, signal.SIGKILL, signal.SIGINT)
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parts", [1, 4])
+@pytest.mark.parametrize("launcher", [[], TORCHRUN], ids=["one", "two"])
+def test_five_interruptions_leave_no_trace(launcher: list[str], parts: int, tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_text("the cat sat on the mat and the dog ran to the cat\n" * 300)
+    root = str(Path(__file__).parents[1])
+    command = [sys.executable, *launcher, "-m", "genkit", *TEXT, *COMMON, "--accumulate", str(parts)]
+    command += ["--optimizer", "muon"]
+
+    def start(*args: str) -> subprocess.Popen[bytes]:
+        env = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen([*command, *args], cwd=tmp_path, env=env, stderr=subprocess.DEVNULL)
+
+    assert start("--out", "straight").wait() == 0
+    run = tmp_path / "stopped"
+    for attempt, number in enumerate(ORDER):
+        process = start("--out", "stopped", *(["--resume"] if attempt else []))
+        goal = newest_step(run) + 8
+        while newest_step(run) < goal:
+            assert process.poll() is None
+            time.sleep(0.005)
+        workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        if launcher and number == signal.SIGKILL:  # one process of two: the other ends with it
+            os.kill(int(workers[-1]), number)
+        else:
+            process.send_signal(number)
+        assert process.wait() != 0
+        assert newest_step(run) < STEPS
+    assert start("--out", "stopped", "--resume").wait() == 0
+    assert hashes(run) == hashes(tmp_path / "straight")
+    assert len(hashes(run)) >= 4
