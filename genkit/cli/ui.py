@@ -185,7 +185,7 @@ def learning_curves(metrics: Path, terminal: Terminal, stream: TextIO) -> str | 
     found = curves_of(read_metrics(metrics))
     if found is None or max(len(curve.x) for curve in found.losses) < 2:
         return None
-    width, braille = plot.WIDTH, True
+    width, braille = plot.WIDTH, stream is sys.stdout or _has_braille(stream)  # what goes to stdout is UTF-8
     if is_terminal(stream):
         width = max(20, min(width, os.get_terminal_size(stream.fileno()).columns - plot.MARGIN))
         braille = _has_braille(stream)
