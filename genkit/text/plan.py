@@ -9,15 +9,13 @@ from typing import Any
 
 from genkit.runtime.manager import Runtime, memory_guard
 from genkit.text.config import TextTrainConfig
-from genkit.text.data import Corpus, prepare
+from genkit.text.data import prepare
 from genkit.text.models.gpt import GPT
 from genkit.text.recipe import settle
 from genkit.text.shape import shape_line
 from genkit.text.start import check_fit, corpus_shape, optimizers_of, starting_point
-from genkit.text.step import train_step, training_batch
+from genkit.text.step import OUT_OF_MEMORY, train_step, training_batch
 from genkit.training.schedule import Budget
-
-OUT_OF_MEMORY = "use a smaller --batch-size, a larger --accumulate or a smaller --preset"
 
 
 def plan(config: TextTrainConfig, runtime: Runtime) -> dict[str, Any]:
@@ -54,7 +52,7 @@ def plan(config: TextTrainConfig, runtime: Runtime) -> dict[str, Any]:
     a_step = sum(seconds[1:]) / 3
     steps = budget.steps_to_take(x.numel(), a_step)
     return {
-        "data": corpus_line(corpus),
+        "data": corpus.line(),
         "model": shape_line(model.config, model.num_parameters(), model.num_parameters(trained=True)),
         "parameters": model.num_parameters(),
         "training_tokens": len(corpus.train),
@@ -62,17 +60,7 @@ def plan(config: TextTrainConfig, runtime: Runtime) -> dict[str, Any]:
         "tokens_per_step": x.numel(),
         "tokens_per_second": round(x.numel() / a_step),
         "steps": steps,
-        "epochs": round(steps * x.numel() / len(corpus.train), 2),
+        "epochs": round(steps * x.numel() / corpus.tokens_per_epoch, 2),
         "eta_seconds": round(budget.seconds or steps * a_step),
         "config": config.to_dict(),
     }
-
-
-def corpus_line(corpus: Corpus) -> str:
-    """`3,636 documents, 37.0 MB, 9,402,113 tokens (3.9 bytes each), vocabulary 4,096`"""
-    tokens = corpus.tokens_train + corpus.tokens_val
-    return (
-        f"{corpus.documents:,} documents, {corpus.bytes / 1e6:.1f} MB, {tokens:,} tokens "
-        f"({corpus.bytes / tokens:.2f} bytes each), {corpus.tokens_val:,} of them for validation, "
-        f"vocabulary {corpus.tokenizer.vocab_size:,}"
-    )

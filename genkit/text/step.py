@@ -19,6 +19,7 @@ from genkit.text.models.gpt import GPT
 from genkit.training.optim import clip_gradients, step_optimizers
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+OUT_OF_MEMORY = "use a smaller --batch-size, a larger --accumulate or a smaller --preset"
 
 
 def training_batch(config: TextTrainConfig, model: GPT, corpus: Corpus, step: int) -> tuple[Tensor, Tensor]:

@@ -15,12 +15,11 @@ from genkit.text.config import TextTrainConfig
 from genkit.text.data import prepare
 from genkit.text.evaluate import evaluate
 from genkit.text.models.gpt import GPT
-from genkit.text.plan import OUT_OF_MEMORY, corpus_line
 from genkit.text.publish import crown, publish, sample
 from genkit.text.recipe import as_begun, settle
 from genkit.text.shape import shape_line
 from genkit.text.start import check_fit, corpus_shape, optimizers_of, starting_point, train_state
-from genkit.text.step import check_split, train_step, training_batch
+from genkit.text.step import OUT_OF_MEMORY, check_split, train_step, training_batch
 from genkit.training.log import Loggers, MetricLogger, TrainReport
 from genkit.training.loop import draw_curves, open_logs, reading, restore
 from genkit.training.meter import Cadence, Meter
@@ -98,7 +97,7 @@ def train_text(
         model = start.model or GPT(corpus_shape(config, corpus), config.dropout)
         shared = runtime.wrap(model.train(), config.parallel)
         warnings = [*corpus.warnings(), *check_fit(config, model, corpus)]
-        logger.message(corpus_line(corpus))
+        logger.message(corpus.line())
         logger.message(shape_line(model.config, model.num_parameters(), model.num_parameters(trained=True)))
         for warning in warnings:
             logger.message(warning)
@@ -197,7 +196,7 @@ def train_text(
             shown["loss"] = loss
             progress = meter.progress(state.step, state.seen, fraction, shown)
             logger.progress(progress)
-            if outlook := meter.outlook(progress, epoch=len(corpus.train)):
+            if outlook := meter.outlook(progress, epoch=corpus.tokens_per_epoch):
                 logger.message(outlook)
             if state.step % _LOG_INTERVAL == 0:
                 kept.metrics(
