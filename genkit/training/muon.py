@@ -86,13 +86,13 @@ class Muon(Optimizer):
         state["momentum"].lerp_(p.grad, 1 - momentum)
         return p.grad.lerp(state["momentum"], momentum)
 
-    def _orthogonal(self, updates: Sequence[Tensor]) -> Sequence[Tensor]:
+    def _orthogonal(self, updates: Sequence[Tensor]) -> list[Tensor]:
         """Of matrices of one shape; of those that are split over ranks, at most one for each rank.
 
         Each rank gathers all of these, does its own and sends it to the others.
         """
         if not is_sharded(updates[0]):
-            return orthogonalize(torch.stack(list(updates)), self._dtype).unbind()
+            return list(orthogonalize(torch.stack(list(updates)), self._dtype).unbind())
         rank = dist.get_rank()
         gathered = [whole(update) for update in updates]
         if rank < len(gathered):
