@@ -35,7 +35,7 @@ def orthogonalize(update: Tensor, dtype: torch.dtype = torch.float32, steps: int
     for _ in range(steps):
         gram = wide @ wide.mT
         wide = torch.baddbmm(wide, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
-    orthogonal = (wide.mT if tall else wide).reshape(update.shape)
+    orthogonal: Tensor = (wide.mT if tall else wide).reshape(update.shape)
     return orthogonal.to(update.dtype)
 
 
