@@ -52,7 +52,7 @@ def guarded(run: Callable[[], None], terminal: Terminal) -> int:
             _silence(sys.stdout, sys.stderr)
             return EXIT_CLOSED_PIPE
         failure = as_genkit(error)
-        if terminal.follows and _is_told_elsewhere(error):
+        if _is_told_elsewhere(error, terminal):
             return failure.exit_code
         try:
             _report(failure, terminal)
@@ -107,14 +107,14 @@ def _report(error: GenkitError, terminal: Terminal) -> None:
         say(one_line(str(error)), bold="error:", color=terminal.colored(sys.stderr))
 
 
-def _is_told_elsewhere(error: BaseException) -> bool:
+def _is_told_elsewhere(error: BaseException, terminal: Terminal) -> bool:
     """Whether another process of a torchrun job tells the user.
 
     Before the processes know one another, an error is most often one that all have. Rank 0
     then tells it, and torchrun ends the others at once.
     """
     notes = getattr(error, "__notes__", ())
-    if TELLS not in notes and TOLD not in notes:
+    if terminal.follows and TELLS not in notes and TOLD not in notes:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(_COURTESY)
     return TOLD in notes

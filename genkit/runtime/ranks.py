@@ -9,6 +9,7 @@ import contextlib
 import datetime
 import json
 import os
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
@@ -20,7 +21,7 @@ from genkit import errors
 from genkit.errors import TELLS, TOLD, GenkitError, Interrupted, ResourceError, UsageError
 
 _FAILED = "genkit/failures"  # key in the store that all ranks share
-_COURTESY = datetime.timedelta(seconds=1)
+_COURTESY = 1.0  # seconds
 
 # Numbers of the CPU, which cost no wait for the device, go over gloo.
 _BACKENDS = {"cpu": "cpu:gloo", "cuda": "cpu:gloo,cuda:nccl", "xpu": "cpu:gloo,xpu:xccl"}
@@ -144,14 +145,13 @@ class Ranks:
         return bytes(content.tolist())
 
     def _is_first_to_fail(self) -> bool:
+        patience = 0.0 if self.is_main else _COURTESY  # most errors are had by all, and then rank 0 tells them
         try:
-            if not self.is_main:  # most errors are had by all, and then rank 0 tells them
-                self._store.wait([_FAILED], _COURTESY)
-        except RuntimeError:  # nobody did, or the rank that held the store is gone
-            pass
-        try:
+            until = time.monotonic() + patience
+            while time.monotonic() < until and not self._store.check([_FAILED]):
+                time.sleep(0.02)
             return bool(self._store.add(_FAILED, 1) == 1)
-        except RuntimeError:
+        except RuntimeError:  # the rank that held the store is gone
             return True
 
 
