@@ -101,7 +101,8 @@ def backward(compute_loss: Loss, xs: Sequence[Tensor], ys: Sequence[Tensor], cou
         own = int((y != IGNORE).sum())
         with nullcontext() if number == len(xs) else runtime.local_gradients():
             with runtime.autocast():
-                mean = compute_loss(x.to(runtime.device), y.to(runtime.device))
+                ids, targets = (part.to(runtime.device, non_blocking=True) for part in (x, y))
+                mean = compute_loss(ids, targets)
             part = (mean if own else mean.nan_to_num()) * (own / counted)
             scaled = runtime.scaler.scale(part) if runtime.scaler else part
             # ranks take the mean of their gradients, not the sum

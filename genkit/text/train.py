@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from shlex import quote
 
@@ -20,6 +21,7 @@ from genkit.text.recipe import as_begun, settle
 from genkit.text.shape import shape_line
 from genkit.text.start import check_fit, corpus_shape, optimizers_of, starting_point, train_state
 from genkit.text.step import OUT_OF_MEMORY, check_split, train_step, training_batch
+from genkit.training.ahead import Ahead
 from genkit.training.log import Loggers, MetricLogger, TrainReport
 from genkit.training.loop import draw_curves, open_logs, reading, restore
 from genkit.training.meter import Cadence, Meter
@@ -158,6 +160,8 @@ def train_text(
 
         if not resume:
             save()  # a full disk shows now, and a kill at any time leaves something to resume
+        fetch = partial(training_batch, config, model, corpus)
+        batches = stack.enter_context(Ahead(fetch, runtime.device))
         stop = stack.enter_context(StopSignal())
         fraction = main_fraction()
         intervals = {"eval": config.eval_interval, "sample": config.sample_interval, "save": config.save_interval}
@@ -169,7 +173,7 @@ def train_text(
                 config.schedule, fraction, warmup=config.warmup, cooldown=config.cooldown, floor=config.min_lr
             )
             set_lr(optimizers, scale)
-            x, y = training_batch(config, model, corpus, data_step(state))  # (B, T) each
+            x, y = batches(data_step(state))  # (B, T) each
             share, norm, needed = train_step(
                 model, compute_loss, optimizers, x, y, runtime,
                 parts=parts, grad_clip=config.grad_clip, step=data_step(state),
