@@ -345,7 +345,10 @@ class RunDir:
         for old in (self.path / "checkpoints").glob("old-step-*"):
             target = old.with_name(old.name.removeprefix("old-"))
             shutil.rmtree(old) if target.exists() else old.rename(target)
-        for folder in (self.path, *(self.path / name for name in ("checkpoints", "samples", "data", BEST))):
+        for folder in (
+            self.path,
+            *(self.path / name for name in ("checkpoints", "samples", "data", "adapter", BEST, f"{BEST}/adapter")),
+        ):
             for leftover in folder.glob(files.TEMPORARY):
                 remove(leftover)
 
