@@ -37,6 +37,19 @@ def test_norm_and_its_gradients(shape: tuple[int, ...]) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
+def test_norm_takes_any_strides() -> None:
+    torch.manual_seed(0)
+    gain = torch.randn(8, requires_grad=True)
+    upstream = torch.randn(5, 3, 8).transpose(0, 1)
+    x = torch.randn(5, 3, 8).transpose(0, 1).requires_grad_()
+    for mine, grad in ((x, upstream.contiguous()), (x.detach().contiguous().requires_grad_(), upstream)):
+        plain = mine.detach().clone().requires_grad_()
+        rms_norm(mine, gain, 1e-6).backward(grad)
+        plain_norm(plain, gain, 1e-6).backward(grad)
+        assert plain.grad is not None
+        torch.testing.assert_close(mine.grad, plain.grad)
+
+
 def test_norm_of_a_view_and_of_zeros() -> None:
     x = torch.randn(4, 6, 8)[:, ::2].requires_grad_()
     gain = torch.ones(8, requires_grad=True)

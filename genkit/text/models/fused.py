@@ -59,9 +59,10 @@ class _RMSNorm(torch.autograd.Function):
         normed, scale, gain = ctx.saved_tensors
         C = gain.shape[0]
         product = grad * normed
-        grad_gain = product.view(-1, C).sum(0, dtype=gain.dtype)
+        rows = product.reshape(-1, C)  # (N, C)
+        grad_gain = rows.sum(0, dtype=gain.dtype)
         gain = gain.to(grad.dtype)
-        mean = torch.mv(product.view(-1, C), gain).view(scale.shape).div_(-C)  # of grad * gain * normed, negated
+        mean = torch.mv(rows, gain).view(scale.shape).div_(-C)  # of grad * gain * normed, negated
         grad_x = torch.mul(grad, gain, out=product).addcmul_(normed, mean).mul_(scale)
         return grad_x, grad_gain, None
 
