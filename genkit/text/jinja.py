@@ -52,7 +52,7 @@ def compile_template(source: str, tokens: dict[str, str]) -> Render:
     environment.globals.update(raise_exception=refuse, strftime_now=lambda form: datetime.datetime.now().strftime(form))
     try:
         template = environment.from_string(source)
-    except jinja2.TemplateError as error:
+    except (jinja2.TemplateError, SyntaxError, RecursionError) as error:  # or nested too deeply for Python
         raise InputError(f"the tokenizer's chat template is not valid Jinja: {error}") from error
 
     def render(messages: Sequence[dict[str, str]], where: str, *, prompt: bool = False) -> str:

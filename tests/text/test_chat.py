@@ -184,8 +184,9 @@ def test_a_template_that_refuses_or_fails_is_named() -> None:
     )
     assert "refuses the conversation" in refused({"messages": TALK}, "{{ messages[99].content }}").message
     assert "refuses the conversation" in refused({"messages": TALK}, "{{ 1 / 0 }}").message
-    with pytest.raises(InputError, match="not valid Jinja"):
-        template("{% for").conversation({"messages": TALK}, "here")
+    for source in ("{% for", "{% if 1 %}{% for i in [] %}" * 30 + "{% endfor %}{% endif %}" * 30, "{{ " + "(" * 5000):
+        with pytest.raises(InputError, match="not valid Jinja"):
+            template(source).conversation({"messages": TALK}, "here")
 
 
 def test_templates_are_sandboxed() -> None:
