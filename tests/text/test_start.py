@@ -66,8 +66,8 @@ def config(tmp_path: Path, tiny_text: Path) -> TextTrainConfig:
     (tmp_path / "line.txt").write_text(LINE)
     return TextTrainConfig(
         data=(str(tmp_path / "line.txt"),), out=str(tmp_path / "run"), init_from=str(tiny_text), steps=12,
-        block_size=16, batch_size=4, lr=1e-2, optimizer="adamw", dropout=0.0, cooldown=0.4, eval_tokens=64, eval_interval=6,
-        sample_interval=99, save_interval=5,
+        block_size=16, batch_size=4, lr=1e-2, optimizer="adamw", dropout=0.0, cooldown=0.4, eval_tokens=64,
+        eval_interval=6, sample_interval=99, save_interval=5,
     )  # fmt: skip
 
 

@@ -86,8 +86,8 @@ def test_it_learns_and_leaves_a_whole_model(config: TextTrainConfig, tmp_path: P
     assert report.seen == 90 * 4 * 16
     folder = tmp_path / "run"
     assert {p.name for p in folder.iterdir() if not p.name.startswith(".")} == {
-        "best", "checkpoints", "config.json", "curves.png", "data", "generation_config.json", "genkit.json", "metrics.jsonl",
-        "model.safetensors", "samples", "tokenizer.json", "tokenizer_config.json",
+        "best", "checkpoints", "config.json", "curves.png", "data", "generation_config.json", "genkit.json",
+        "metrics.jsonl", "model.safetensors", "samples", "tokenizer.json", "tokenizer_config.json",
     }  # fmt: skip
     record = json.loads((folder / "genkit.json").read_text())
     assert record["trained"]["tokens"] == report.seen
