@@ -68,6 +68,11 @@ class Encoder:
         return first, counts, ids
 
 
+def answers(part: Part, eos: str) -> str:
+    """What was said in the answers of a conversation, without end-of-text marks."""
+    return "".join(part.text[start:stop] for start, stop in part.spans or ()).replace(eos, "")
+
+
 def encode_conversations(tokenizer: Tokenizer, parts: Sequence[Part]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Token ids of rendered conversations, and which of them are of answers.
 

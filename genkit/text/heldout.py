@@ -11,7 +11,7 @@ import numpy as np
 from genkit.errors import InputError
 from genkit.text.chat import TEMPLATE, ChatTemplate
 from genkit.text.documents import Piece, iter_pieces, list_files
-from genkit.text.encoder import Encoder, encode_conversations
+from genkit.text.encoder import Encoder, answers, encode_conversations
 from genkit.text.evalconfig import EvalConfig
 from genkit.text.learner import utf8_length
 from genkit.text.losses import IGNORE
@@ -56,9 +56,7 @@ class HeldOut:
         encode, most = Encoder(self._tokenizer, np.dtype(np.int64)), self._room
         for pieces in self._groups():
             texts = iter(encode([piece.text for piece in pieces if piece.spans is None]))
-            chats = encode_conversations(
-                self._tokenizer, [Part(True, p.text, p.last, p.spans) for p in pieces if p.spans is not None]
-            )
+            chats = encode_conversations(self._tokenizer, [_part(piece) for piece in pieces if piece.spans is not None])
             chunks = []
             for piece in pieces:
                 chunks.append(
@@ -99,7 +97,7 @@ class HeldOut:
         self._room -= len(ids)
         self.documents += piece.first
         self.conversations += piece.first
-        self.bytes += sum(utf8_length(piece.text[start:stop]) for start, stop in spans)
+        self.bytes += utf8_length(answers(_part(piece), self._tokenizer.eos))
         return ids, np.where(counts, ids, IGNORE)
 
     def _count(self, targets: np.ndarray) -> None:
@@ -140,3 +138,7 @@ class HeldOut:
                 yield group
             elif not found:
                 raise InputError(f"there is no text in {path}", "leave it out, or give one that is not empty")
+
+
+def _part(piece: Piece) -> Part:
+    return Part(True, piece.text, piece.last, piece.spans)

@@ -13,7 +13,7 @@ import numpy as np
 from genkit.files import atomic_write
 from genkit.text.chat import TEMPLATE, ChatTemplate
 from genkit.text.config import TextTrainConfig
-from genkit.text.encoder import Encoder, encode_conversations
+from genkit.text.encoder import Encoder, answers, encode_conversations
 from genkit.text.learner import Learner, utf8_length
 from genkit.text.readings import Progress, Readings
 from genkit.text.split import Part
@@ -143,8 +143,7 @@ class _Writer:
                 side.add(np.append(next(texts), self._eos) if part.last else next(texts), None)
                 continue
             ids, counts = next(chats)
-            answers = "".join(part.text[a:b] for a, b in part.spans)
-            side.target_bytes += utf8_length(answers.replace(self._tokenizer.eos, ""))
+            side.target_bytes += utf8_length(answers(part, self._tokenizer.eos))
             if part.last:
                 ends_answer = bool(part.spans) and part.spans[-1][1] > len(part.text)
                 ids, counts = np.append(ids, self._eos), np.append(counts, np.uint8(ends_answer))

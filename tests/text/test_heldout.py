@@ -124,7 +124,8 @@ def test_of_conversations_the_answers_count(tmp_path: Path) -> None:
     answers = tokenizer.decode(targets[targets != IGNORE].tolist())
     assert answers == "A cät.Here.The cat sat.cat"
     assert (text.documents, text.conversations, text.ends) == (3, 2, 4)
-    assert text.tokens == len(answers.encode()) + text.ends
+    assert text.bytes == len(answers.encode())
+    assert text.tokens == text.bytes + text.ends
 
 
 @pytest.mark.parametrize("most", [1, 30, 90, 110, 150, 1000])
