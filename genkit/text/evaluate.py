@@ -55,19 +55,14 @@ def evaluate(
     Raises:
         InputError: no token counts.
     """
-    block = min(model.config.block_size, len(tokens) - 1)
-    windows = np.arange((len(tokens) - 1) // block)
-    if mask is not None:
-        windows = np.flatnonzero(mask[1 : len(windows) * block + 1].reshape(-1, block).any(1))
-        if not len(windows):
-            raise InputError("no token of the validation text counts", "give answers, or more of them, to validate on")
-    places = np.linspace(0, len(windows) - 1, num=min(len(windows), max(1, max_tokens // block))).astype(int)
+    first, block = side_by_side(len(tokens), model.config.block_size, mask)
+    places = np.linspace(0, len(first) - 1, num=min(len(first), max(1, max_tokens // block))).astype(int)
     share = math.ceil(len(places) / runtime.world_size)
     own = np.arange(runtime.rank, share * runtime.world_size, runtime.world_size)  # beyond the last: nothing counts
     model.eval()
     total = np.zeros(2)
     for rows in np.array_split(own, math.ceil(share / batch_size)):
-        starts = windows[places[np.minimum(rows, len(places) - 1)]] * block
+        starts = first[places[np.minimum(rows, len(places) - 1)]]
         spans = starts[:, None] + np.arange(block + 1)
         ids = tokens[spans].astype(np.int64)  # (B, T + 1)
         kept = np.broadcast_to(rows[:, None] < len(places), spans.shape) & (True if mask is None else mask[spans] != 0)
@@ -80,6 +75,25 @@ def evaluate(
         "val_ppl": perplexity(loss),
         "val_bpb": loss / math.log(2) / bytes_per_token,
     }
+
+
+def side_by_side(length: int, context: int, mask: np.ndarray | None) -> tuple[np.ndarray, int]:
+    """Where the windows begin that `evaluate` may look at, and their length in tokens.
+
+    Args:
+        length: of the text, in tokens; what is left behind the last whole window is not seen.
+        mask: (length,) or None, as for `evaluate`; windows without a target are left out.
+
+    Raises:
+        InputError: no window has a target.
+    """
+    block = min(context, length - 1)
+    first = np.arange((length - 1) // block) * block
+    if mask is not None:
+        first = first[mask[1 : len(first) * block + 1].reshape(-1, block).any(1)]
+        if not len(first):
+            raise InputError("no token of the validation text counts", "give answers, or more of them, to validate on")
+    return first, block
 
 
 @dataclass(frozen=True)
@@ -144,6 +158,8 @@ def evaluate_model(
             batch_size=config.batch_size or max(1, _BATCH_TOKENS // window),
             on_progress=lambda tokens, loss: on_progress(text.fraction * tokens / text.tokens, tokens, loss),
         )
+    if not text.bytes:
+        raise InputError("all answers are empty", "give conversations in which the assistant says something")
     return Evaluation(
         loss=loss,
         perplexity=perplexity(loss),

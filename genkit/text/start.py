@@ -20,6 +20,7 @@ from genkit.runtime.manager import Runtime, derive_seed
 from genkit.text.adapters import model_hash
 from genkit.text.config import GPTConfig, TextTrainConfig, parse_freeze
 from genkit.text.data import Corpus
+from genkit.text.evaluate import side_by_side
 from genkit.text.models.gpt import GPT
 from genkit.text.models.lora import adapter_of, add_lora
 from genkit.text.models.store import check_usable, load_model
@@ -147,13 +148,17 @@ def check_fit(config: TextTrainConfig, model: GPT, corpus: Corpus) -> list[str]:
 
     Raises:
         UsageError: a block longer than the model's context.
-        InputError: a text shorter than a block or largely of unknown characters, or a
-            sample prompt that fills the context.
+        InputError: a text shorter than a block or largely of unknown characters, nothing
+            to validate on, or a sample prompt that fills the context.
     """
     context = model.config.block_size
     if (config.block_size or 0) > context:
         raise UsageError(f"--block-size {config.block_size} is more than the model's context", f"use {context} or less")
     corpus.batch(block_size=config.block_size or context, batch_size=1, seed=config.seed, step=0)
+    if corpus.val is not None:
+        side_by_side(len(corpus.val), context, corpus.val_mask)
+        if not corpus.bytes_val_targets:
+            raise InputError("all answers to validate on are empty", "name others with --val-data")
     if (length := len(corpus.tokenizer.encode(config.sample_prompt))) >= context:
         raise InputError(f"--sample-prompt has {length} tokens, the model's context {context}", "shorten it")
     return _unknown(corpus)

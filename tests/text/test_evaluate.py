@@ -291,3 +291,6 @@ def test_what_does_not_fit_is_refused(tiny_text: Path, runtime: Runtime, tmp_pat
         EvalConfig(data=data, block_size=8, stride=9)
     with pytest.raises(InputError, match=r"there is no text in .*empty\.txt"):
         evaluate_model(EvalConfig(data=(*data, str(tmp_path / "empty.txt"))), tiny_text, runtime)
+    (tmp_path / "chat.jsonl").write_text('{"prompt": "Who?", "completion": ""}\n')
+    with pytest.raises(InputError, match="all answers are empty"):
+        evaluate_model(EvalConfig(data=(str(tmp_path / "chat.jsonl"),)), tiny_text, runtime)

@@ -403,3 +403,19 @@ def test_a_chat_template_outlives_plain_text(config: TextTrainConfig, byte_model
     export(tmp_path / "run/adapter", tmp_path / "whole", "hf")
     for folder in ("run", "run/adapter", "whole"):
         assert json.loads((tmp_path / folder / "tokenizer_config.json").read_text())["chat_template"] == template
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "problem"),
+    [
+        ("7" * 80, "hi", "no token of the validation text counts"),  # behind the last window
+        ("7", "", "all answers to validate on are empty"),
+    ],
+)
+def test_conversations_that_cannot_validate_are_refused_first(
+    config: TextTrainConfig, byte_model: Path, tmp_path: Path, prompt: str, answer: str, problem: str
+) -> None:
+    (tmp_path / "val.jsonl").write_text(json.dumps({"prompt": prompt, "completion": answer}) + "\n")
+    with pytest.raises(InputError, match=problem):
+        run(config.replace(init_from=str(byte_model), val_data=str(tmp_path / "val.jsonl")))
+    assert not (tmp_path / "run").exists()
