@@ -297,6 +297,7 @@ class TextTrainConfig(Config):
     budget: float | None = option(None, "Wall time for everything, e.g. 10m or 2h.", parse=parse_duration, above=0, metavar="TIME", section=_BUDGET)
     steps: int | None = option(None, "Optimiser steps.", min=1, section=_BUDGET)
     tokens: int | None = option(None, "Tokens to train on, e.g. 5M.", parse=parse_count, min=1, metavar="COUNT", section=_BUDGET)
+    max_epochs: float = option(40.0, "A budget of time ends when the data was seen this often, before it is learnt by heart; 0: not.", min=0, section=_BUDGET)
 
     optimizer: str = option("auto", "muon: Muon for hidden matrices, AdamW for the rest. auto: muon, but adamw with --init-from.", choices=("auto", "muon", "adamw"), section=_OPTIMISATION)
     lr: float = option(0.0, "Peak learning rate of AdamW; 0: goes by optimizer, width and --init-from.", min=0, max=10, section=_OPTIMISATION)
@@ -320,7 +321,7 @@ class TextTrainConfig(Config):
     sample_prompt: str = option("", "Prompt of the samples drawn while training.", metavar="TEXT", section=_RUN)
     save_interval: int | None = option(None, "Steps between checkpoints; default: as often, and every 5 minutes.", min=1, section=_RUN)
     seed: int = option(0, "Seed of weights, data order and dropout.", min=0, max=LARGEST_SEED, section=_RUN)
-    compile: bool | None = option(None, "Compile the training step with torch.compile. Default: for runs of ten minutes and more.", section=_RUN)
+    compile: bool | None = option(None, "Compile the training step with torch.compile. Default: for runs of about ten minutes and more.", section=_RUN)
     parallel: str = option("auto", "Under torchrun. ddp: a whole model on every GPU; fsdp: one, split over them; auto: ddp if it fits.", choices=("auto", "ddp", "fsdp"), section=_RUN)
     tensorboard: bool = option(False, "Also write TensorBoard events.", section=_RUN)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from pathlib import Path
@@ -11,11 +12,10 @@ from genkit.runtime.manager import Runtime, memory_guard
 from genkit.text.config import TextTrainConfig
 from genkit.text.data import prepare
 from genkit.text.models.gpt import GPT
-from genkit.text.recipe import settle
+from genkit.text.recipe import budget_of, settle
 from genkit.text.shape import shape_line
 from genkit.text.start import check_fit, corpus_shape, optimizers_of, starting_point
 from genkit.text.step import OUT_OF_MEMORY, train_step, training_batch
-from genkit.training.schedule import Budget
 
 
 def plan(config: TextTrainConfig, runtime: Runtime) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def plan(config: TextTrainConfig, runtime: Runtime) -> dict[str, Any]:
         The data's counts, the model's shape, and, from three timed steps, the
         throughput and what the budget buys.
     """
-    budget = Budget.of(budget=config.budget, steps=config.steps, units=config.tokens, unit="tokens")
+    budget_of(config, 1)  # refuses what contradicts itself before anything is read
     with tempfile.TemporaryDirectory(prefix="genkit-") as folder, memory_guard(OUT_OF_MEMORY):
         start = starting_point(config)
         corpus = prepare(config, Path(folder), start.tokenizer)
@@ -33,7 +33,7 @@ def plan(config: TextTrainConfig, runtime: Runtime) -> dict[str, Any]:
             config,
             given=start.model.config if start.model else None,
             vocab_size=corpus.tokenizer.vocab_size,
-            tokens=len(corpus.train),
+            tokens=corpus.tokens_per_epoch,
             runtime=runtime,
         )
         model = start.model or GPT(corpus_shape(config, corpus), config.dropout)
@@ -50,6 +50,7 @@ def plan(config: TextTrainConfig, runtime: Runtime) -> dict[str, Any]:
             )  # fmt: skip
             seconds.append(time.monotonic() - before)
     a_step = sum(seconds[1:]) / 3
+    budget = budget_of(config, corpus.tokens_per_epoch)
     steps = budget.steps_to_take(x.numel(), a_step)
     return {
         "data": corpus.line(),
@@ -61,6 +62,6 @@ def plan(config: TextTrainConfig, runtime: Runtime) -> dict[str, Any]:
         "tokens_per_second": round(x.numel() / a_step),
         "steps": steps,
         "epochs": round(steps * x.numel() / corpus.tokens_per_epoch, 2),
-        "eta_seconds": round(budget.seconds or steps * a_step),
+        "eta_seconds": round(min(budget.seconds or math.inf, steps * a_step)),
         "config": config.to_dict(),
     }

@@ -21,7 +21,7 @@ from genkit.training.schedule import Budget
 TOKENS_A_PARAMETER = 4  # that a budget must buy, or a smaller model learns more in it
 PARAMETERS_A_TOKEN = 12  # of the data; a larger model learns it by heart
 _EFFICIENCY = 0.4  # share of the matmul rate that a training step reaches
-_WORTH_COMPILING = 600.0  # seconds; compiling takes half a minute of them and saves a quarter
+_WORTH_COMPILING = 540.0  # seconds; compiling takes half a minute of them and saves a quarter
 # of a batch, for each number of the width: enough to pay for Muon, few enough for many steps
 _BATCH_ON_CPU, _BATCH_ON_ACCELERATOR = 32, 64
 _FINE_TUNING_TOKENS = 8192  # of a batch, at most
@@ -54,9 +54,9 @@ def settle(
     Args:
         given: the shape of the model of `--init-from`, if there is one.
         vocab_size: of the tokenizer.
-        tokens: of the training data.
+        tokens: of the training data, an epoch.
     """
-    budget = Budget.of(budget=config.budget, steps=config.steps, units=config.tokens, unit="tokens")
+    budget = budget_of(config, tokens)
     on_cpu = runtime.device.type == "cpu"
     rate = matmul_rate(runtime) * _EFFICIENCY * runtime.ranks.world_size  # FLOP a second
     if given is None and config.preset == "auto":
@@ -79,6 +79,16 @@ def settle(
     return config
 
 
+def budget_of(config: TextTrainConfig, epoch: int) -> Budget:
+    """When the run ends, for data of `epoch` tokens.
+
+    Raises:
+        UsageError: two flags say when.
+    """
+    budget = Budget.of(budget=config.budget, steps=config.steps, units=config.tokens, unit="tokens")
+    return budget.capped(math.ceil(config.max_epochs * epoch)) if config.max_epochs else budget
+
+
 def auto_preset(config: TextTrainConfig, budget: Budget, rate: float, *, vocab_size: int, tokens: int) -> str:
     """The largest preset that the budget trains on enough tokens, and that the data does not bore.
 
@@ -93,7 +103,7 @@ def auto_preset(config: TextTrainConfig, budget: Budget, rate: float, *, vocab_s
         size = count_parameters(shape)
         rows = config.batch_size or max(_FEWEST_ROWS, _BATCH_ON_CPU * shape.n_embd // shape.block_size)
         seconds = training_seconds(budget, rate, size, rows, shape.block_size)
-        bought = rate * seconds / flops_a_token(size)
+        bought = min(rate * seconds / flops_a_token(size), budget.units or math.inf)
         if bought >= TOKENS_A_PARAMETER * size and size <= PARAMETERS_A_TOKEN * tokens:
             best = name
     return best
@@ -102,8 +112,8 @@ def auto_preset(config: TextTrainConfig, budget: Budget, rate: float, *, vocab_s
 def auto_lr(config: TextTrainConfig, shape: GPTConfig, *, fine_tuning: bool) -> float:
     """AdamW's peak: beside Muon it is the embedding's; alone, and in fine-tuning, wide models take less."""
     if fine_tuning:
-        full = 1e-4 * min(4.0, 768 / shape.n_embd)
-        return 10 * full if config.lora else full
+        narrow = 768 / shape.n_embd
+        return 1e-3 * min(3.0, narrow) if config.lora else 1e-4 * min(10.0, narrow**2)
     if config.optimizer == "muon":
         return 2e-3
     return 2e-3 * math.sqrt(128 / max(128, shape.n_embd))
@@ -118,8 +128,6 @@ def auto_batch(rows: int, config: TextTrainConfig, world_size: int) -> int:
 def training_seconds(budget: Budget, rate: float, parameters: int, batch_size: int, block_size: int) -> float:
     """How long the budget trains such a model, about."""
     a_step = batch_size * block_size * flops_a_token(parameters) / rate
-    if budget.seconds is not None:
-        return budget.seconds
     return budget.steps_to_take(batch_size * block_size, a_step) * a_step
 
 

@@ -17,7 +17,7 @@ from genkit.text.data import prepare
 from genkit.text.evaluate import evaluate
 from genkit.text.models.gpt import GPT
 from genkit.text.publish import crown, publish, sample
-from genkit.text.recipe import as_begun, settle
+from genkit.text.recipe import as_begun, budget_of, settle
 from genkit.text.shape import shape_line
 from genkit.text.start import check_fit, corpus_shape, optimizers_of, starting_point, train_state
 from genkit.text.step import OUT_OF_MEMORY, check_split, train_step, training_batch
@@ -29,14 +29,14 @@ from genkit.training.optim import set_lr
 from genkit.training.record import check_resumable, read_record
 from genkit.training.recovery import data_step, lr_factor, roll_back
 from genkit.training.rundir import BEST, RunDir
-from genkit.training.schedule import Budget, lr_scale
+from genkit.training.schedule import lr_scale
 from genkit.training.stop import StopSignal
 from genkit.training.turn import agree
 
 # settings that may differ when a run is resumed: they change how long it is or what it reports
 MAY_CHANGE = frozenset(
-    {"budget", "steps", "tokens", "out", "compile", "tensorboard", "data_license", "eval_tokens", "patience"}
-    | {"eval_interval", "sample_interval", "save_interval", "sample_prompt", "parallel"}
+    {"budget", "steps", "tokens", "max_epochs", "patience", "out", "compile", "tensorboard", "data_license"}
+    | {"eval_interval", "eval_tokens", "sample_interval", "save_interval", "sample_prompt", "parallel"}
 )
 _LOG_INTERVAL = 10
 
@@ -70,7 +70,7 @@ def train_text(
         Interrupted, Terminated: a signal came; the state is saved.
     """
     started = time.monotonic() if started is None else started
-    budget = Budget.of(budget=config.budget, steps=config.steps, units=config.tokens, unit="tokens")
+    budget_of(config, 1)  # refuses what contradicts itself before anything is read
     out, ranks = Path(config.out), runtime.ranks
     if not ranks.is_main:
         logger = Loggers()
@@ -91,7 +91,7 @@ def train_text(
             config,
             given=start.model.config if start.model else None,
             vocab_size=corpus.tokenizer.vocab_size,
-            tokens=len(corpus.train),
+            tokens=corpus.tokens_per_epoch,
             runtime=runtime,
         )
         check_split(config, ranks)
@@ -113,6 +113,7 @@ def train_text(
         loss_of = model.loss if shared is model else lambda ids, targets: shared(ids, targets=targets)
         compute_loss = runtime.compile(loss_of, bool(config.compile))
         parts = state.extra.get("accumulate", config.accumulate)
+        budget = budget_of(config, corpus.tokens_per_epoch)
         meter = Meter(budget, "tokens", started, before=state.elapsed, pauses=state.extra.get("pauses"))
         kept = Loggers()
         if ranks.is_main:

@@ -103,10 +103,12 @@ class Meter:
 
     def training_left(self, step: int, fraction: float) -> float:
         """Seconds until the end of the run begins; of a wall-time budget with its pauses, else without."""
-        if self.budget.seconds is not None:
-            return max(0.0, self.budget.seconds - self.elapsed - self._reserve())
         pace = self._pace.seconds_a_step()
-        return math.inf if pace is None or fraction <= 0 else pace * step * (1 - fraction) / fraction
+        by_pace = math.inf if pace is None or fraction <= 0 else pace * step * (1 - fraction) / fraction
+        if self.budget.seconds is None:
+            return by_pace
+        by_clock = max(0.0, self.budget.seconds - self.elapsed - self._reserve())
+        return by_clock if self.budget.units is None else min(by_clock, by_pace)
 
     def outlook(self, progress: Progress, epoch: int) -> str | None:
         """What the budget means, as a sentence, once: as soon as the pace is known.

@@ -8,7 +8,7 @@ intervals) is a function of the fraction done, so that it fits any of the three.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from genkit.errors import UsageError
 
@@ -17,7 +17,7 @@ DEFAULT_SECONDS = 600.0
 
 @dataclass(frozen=True)
 class Budget:
-    """Exactly one of `steps`, `units` and `seconds` ends the run; ten minutes if none is given."""
+    """`steps`, `units` or `seconds` end the run, whichever comes first; at least one of them is given."""
 
     seconds: float | None = None
     steps: int | None = None
@@ -25,7 +25,7 @@ class Budget:
 
     @classmethod
     def of(cls, *, budget: float | None, steps: int | None, units: int | None, unit: str) -> Budget:
-        """The budget that the flags ask for.
+        """The budget that the flags ask for; ten minutes if none is given.
 
         Raises:
             UsageError: more than one of them is given.
@@ -38,21 +38,23 @@ class Budget:
 
     def fraction(self, step: int, seen: int, elapsed: float) -> float:
         """Share of the run that is done, from 0 to 1."""
-        if self.steps is not None:
-            return min(1.0, step / self.steps)
-        if self.units is not None:
-            return min(1.0, seen / self.units)
-        assert self.seconds is not None
-        return min(1.0, elapsed / self.seconds)
+        shares = ((step, self.steps), (seen, self.units), (elapsed, self.seconds))
+        return min(1.0, max(done / whole for done, whole in shares if whole is not None))
+
+    def capped(self, units: int) -> Budget:
+        """A budget of wall time that ends after `units` of data too; others as they are."""
+        return self if self.seconds is None else replace(self, units=units)
 
     def steps_to_take(self, units_a_step: int, seconds_a_step: float) -> int:
         """About how many steps the whole run has."""
+        counts = []
         if self.steps is not None:
-            return self.steps
+            counts.append(self.steps)
         if self.units is not None:
-            return math.ceil(self.units / units_a_step)
-        assert self.seconds is not None
-        return max(1, int(self.seconds / seconds_a_step))
+            counts.append(math.ceil(self.units / units_a_step))
+        if self.seconds is not None:
+            counts.append(max(1, int(self.seconds / seconds_a_step)))
+        return min(counts)
 
 
 def lr_scale(schedule: str, fraction: float, *, warmup: float, cooldown: float, floor: float = 0.0) -> float:

@@ -12,8 +12,9 @@ from genkit.runtime.manager import Runtime
 from genkit.text import recipe
 from genkit.text.config import PRESETS, GPTConfig, TextTrainConfig
 from genkit.text.models.gpt import count_parameters
-from genkit.text.recipe import LEFT_OPEN, as_begun, settle
+from genkit.text.recipe import LEFT_OPEN, as_begun, budget_of, settle
 from genkit.text.shape import model_shape
+from genkit.training.schedule import Budget
 
 GIGA = 1e9
 HUB = GPTConfig(
@@ -49,6 +50,7 @@ def settled(runtime: Runtime, *, tokens: int, vocab_size: int = 4096, **settings
         (60 * 24, 500_000_000, 8192, "mini"),
         (60 * 24 * 30, 500_000_000, 8192, "small"),
         (60 * 24 * 30, 300_000, 66, "tiny"),  # so little text is soon known by heart
+        (60 * 24 * 30, 1_000_000, 66, "nano"),
     ],
 )
 def test_the_preset_goes_by_budget_and_data(
@@ -92,7 +94,7 @@ def test_batches_hold_32_tokens_for_each_number_of_the_width(runtime: Runtime) -
 
 @pytest.mark.usefixtures("speed")
 def test_long_runs_are_compiled(runtime: Runtime) -> None:
-    assert not settled(runtime, tokens=10**6, budget=599.0).compile
+    assert not settled(runtime, tokens=10**6, budget=480.0).compile
     assert settled(runtime, tokens=10**6, budget=600.0).compile
     assert not settled(runtime, tokens=10**6, steps=100).compile
     assert settled(runtime, tokens=10**6, steps=10**6).compile
@@ -108,6 +110,15 @@ def test_fine_tuning_is_gentle(runtime: Runtime) -> None:
     assert (full.optimizer, full.lr, full.batch_size, full.preset) == ("adamw", pytest.approx(1e-4), 8, "auto")
     assert tuned(HUB, lora=8).lr == pytest.approx(1e-3)
     assert tuned(HUB, block_size=256).batch_size == 32
+
+
+def test_a_budget_of_time_ends_with_the_epochs_too() -> None:
+    assert budget_of(TextTrainConfig(budget=60.0), 1000) == Budget(seconds=60.0, units=40_000)
+    assert budget_of(TextTrainConfig(budget=60.0, max_epochs=0.5), 1001) == Budget(seconds=60.0, units=501)
+    assert budget_of(TextTrainConfig(budget=60.0, max_epochs=0), 1000) == Budget(seconds=60.0)
+    assert budget_of(TextTrainConfig(tokens=10**9), 1000) == Budget(units=10**9)
+    with pytest.raises(UsageError, match="--budget and --steps both"):
+        budget_of(TextTrainConfig(budget=60.0, steps=3), 1)
 
 
 def test_the_rate_of_matrix_products_is_measured(runtime: Runtime) -> None:

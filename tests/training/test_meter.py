@@ -55,6 +55,21 @@ def test_rate_and_time_left(clock: Clock) -> None:
     assert (progress.rate, progress.eta, progress.unit) == (16.0, 12.0, "images")
 
 
+def test_a_budget_of_time_that_the_data_ends_first(clock: Clock) -> None:
+    meter = Meter(Budget(seconds=1000, units=320), "tokens", started=100.0)
+    meter.fraction(0, 0)
+    for step in range(1, 4):
+        clock.now += 2
+        fraction = meter.fraction(step, 32 * step)
+        progress = meter.progress(step, 32 * step, fraction, {})
+    assert fraction == pytest.approx(0.3)
+    assert progress.eta == pytest.approx(14.0)  # seven steps more
+    slow = Meter(Budget(seconds=10.5, units=10**9), "tokens", started=clock.now)
+    slow.fraction(0, 0)
+    clock.now += 2
+    assert slow.progress(1, 32, slow.fraction(1, 32), {}).eta == pytest.approx(8.0)
+
+
 def test_pauses_take_a_tenth_of_the_time_at_most(clock: Clock) -> None:
     meter = Meter(Budget(seconds=1000), "tokens", started=100.0)
     with meter.measured("eval"):

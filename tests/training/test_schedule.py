@@ -18,6 +18,15 @@ def test_a_budget_is_one_of_three() -> None:
         of(steps=10, units=200)
 
 
+def test_wall_time_may_end_with_the_data_too() -> None:
+    capped = Budget(seconds=100).capped(1000)
+    assert capped.fraction(0, 400, 30) == 0.4
+    assert capped.fraction(0, 400, 50) == 0.5
+    assert capped.fraction(0, 1200, 50) == 1
+    assert (capped.steps_to_take(10, 0.5), capped.steps_to_take(10, 2.0)) == (100, 50)
+    assert Budget(steps=7).capped(1000) == Budget(steps=7)
+
+
 def test_wsd_is_a_trapezoid() -> None:
     def at(fraction: float) -> float:
         return lr_scale("wsd", fraction, warmup=0.1, cooldown=0.4, floor=0.1)
