@@ -207,6 +207,8 @@ def card(folder: Path, name: str, precision: str) -> str:
     config = read_json(folder / library.CONFIG)
     record = read_json(folder / library.RECORD) if (folder / library.RECORD).is_file() else {}
     data, metrics = _object(record, "data"), _object(record, "metrics")
+    earlier = list(_earlier(record))
+    tokens = sum(_tokens(each) for each in (record, *earlier))
     context = config.get("max_position_embeddings", config.get("n_positions"))
     facts = {
         "Architecture": config.get("model_type"),
@@ -218,19 +220,30 @@ def card(folder: Path, name: str, precision: str) -> str:
         "Trained on": data.get("name"),
         "Licence of the data": data.get("license"),
         "Credit": data.get("credit"),
-        "Licence of earlier data": _object(_object(record, "trained_before"), "data").get("license"),
-        "Tokens seen": (tokens := _tokens(record)) and f"{tokens:,}",
+        "Licence of earlier data": _said(earlier, "license"),
+        "Credit for earlier data": _said(earlier, "credit"),
+        "Tokens seen": tokens and f"{tokens:,}",
         **{f"`{key}`": f"{value:.4g}" for key, value in metrics.items() if isinstance(value, int | float)},
     }
     rows = "".join(f"| {key} | {_cell(value)} |\n" for key, value in facts.items() if value)
     return _CARD.format(mark=MARK, name=_cell(name), rows=rows)
 
 
+def _earlier(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """What the record says of the models that this one began as, the latest first."""
+    while record := _object(record, "trained_before"):
+        yield record
+
+
+def _said(records: list[dict[str, Any]], key: str) -> str:
+    """What they say of their data, each thing once."""
+    found = (_object(record, "data").get(key) for record in records)
+    return "; ".join(dict.fromkeys(text for text in found if isinstance(text, str) and text))
+
+
 def _tokens(record: dict[str, Any]) -> int:
-    """Tokens of this training and of those that it started from."""
     tokens = _object(record, "trained").get("tokens")
-    before = _object(record, "trained_before")
-    return (tokens if isinstance(tokens, int) else 0) + (_tokens(before) if before else 0)
+    return tokens if isinstance(tokens, int) else 0
 
 
 def _object(record: dict[str, Any], key: str) -> dict[str, Any]:

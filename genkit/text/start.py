@@ -36,6 +36,8 @@ _BROUGHT_ALONG = frozenset(
 )
 _MOST_UNKNOWN = 0.05  # of the tokens; beyond that a model learns what stands for them
 _CHUNK = 1 << 24  # tokens
+_CREDIT = ("name", "license", "credit")
+_GENERATIONS = 32  # of models that began as one another; a record that tells of more may be a trap
 
 
 @dataclass(frozen=True)
@@ -111,21 +113,25 @@ def _check_unchanged(config: TextTrainConfig, folder: Path, base: Any) -> None:
 def _origin(config: TextTrainConfig, folder: Path) -> dict[str, Any]:
     """`base` and `trained_before` of the record."""
     record = read_json(folder / library.RECORD) if (folder / library.RECORD).is_file() else {}
-    data = record.get("data")
-    said = data.items() if isinstance(data, dict) else ()
-    credit = {k: v for k, v in said if k in ("name", "license", "credit") and isinstance(v, str)}
     found: dict[str, Any] = {"base": {"model": config.init_from, "sha256": model_hash(folder)}}
-    if tokens := _tokens(record):
-        found["trained_before"] = {"trained": {"tokens": tokens}, "data": credit}
+    if before := _history(record, _GENERATIONS):
+        found["trained_before"] = before
     return found
 
 
-def _tokens(record: Any) -> int:
-    """Tokens that a model has seen, with those of the models it began as."""
-    if not isinstance(record, Mapping) or not isinstance(trained := record.get("trained"), Mapping):
-        return 0
-    tokens = trained.get("tokens")
-    return (tokens if isinstance(tokens, int) else 0) + _tokens(record.get("trained_before"))
+def _history(record: Any, generations: int) -> dict[str, Any]:
+    """Tokens and credit of a model's record, with those of the models that it began as."""
+    if not isinstance(record, Mapping) or not generations:
+        return {}
+    trained, data = (part if isinstance(part := record.get(key), Mapping) else {} for key in ("trained", "data"))
+    found: dict[str, Any] = {}
+    if isinstance(tokens := trained.get("tokens"), int):
+        found["trained"] = {"tokens": tokens}
+    if credit := {key: data[key] for key in _CREDIT if isinstance(data.get(key), str)}:
+        found["data"] = credit
+    if before := _history(record.get("trained_before"), generations - 1):
+        found["trained_before"] = before
+    return found
 
 
 def _freeze(config: TextTrainConfig, model: GPT) -> None:

@@ -299,16 +299,18 @@ def test_what_cannot_be_trained_further(
 
 def test_a_run_remembers_what_it_began_as(config: TextTrainConfig, tiny_text: Path, tmp_path: Path) -> None:
     base = shutil.copytree(tiny_text, tmp_path / "base")
-    before = {"trained": {"tokens": 5}, "trained_before": {"trained": {"tokens": 2}}, "data": {"license": "CC0"}}
-    (base / "genkit.json").write_text(json.dumps(before))
+    oldest = {"trained": {"tokens": 2}, "data": {"license": "CC-BY 4.0", "credit": "Ann Author"}}
+    before = {"trained": {"tokens": 5}, "data": {"license": "CC0"}, "trained_before": oldest}
+    (base / "genkit.json").write_text(json.dumps({"kind": "text", **before}))
     run(config.replace(init_from=str(base), steps=2))
     run(config.replace(init_from=str(base), steps=3), resume=True)
     record = json.loads((tmp_path / "run/genkit.json").read_text())
     assert record["base"]["model"] == str(base)
     assert len(record["base"]["sha256"]) == 64
-    assert record["trained_before"] == {"trained": {"tokens": 7}, "data": {"license": "CC0"}}
+    assert record["trained_before"] == before
     text = card(tmp_path / "run", "tuned", "fp32")
-    assert "| Licence of earlier data | CC0 |" in text
+    assert "| Licence of earlier data | CC0; CC-BY 4.0 |" in text
+    assert "| Credit for earlier data | Ann Author |" in text
     assert f"| Tokens seen | {7 + 3 * 4 * 16} |" in text
     assert f"| Fine-tuned from | {base} |" in text
 
