@@ -106,15 +106,16 @@ def test_train_kittens(tmp_path: Path, shell: dict[str, str]) -> None:
 
 
 def test_train_story(tmp_path: Path, shell: dict[str, str]) -> None:
-    documents = [f"{STORY * 8}Number {i}." for i in range(30)]
-    text = "\n<|endoftext|>\n".join(documents).encode()
-    (tmp_path / "fairy_tales.txt.xz").write_bytes(lzma.compress(text))
-    (tmp_path / "tinystories.txt.xz").write_bytes(lzma.compress(text))
-    (tmp_path / "heldout.txt").write_bytes(text)
-    records = "".join(json.dumps({"title": "a", "text": document}) + "\n" for document in documents)
+    def documents(source: str) -> list[str]:
+        return [f"{STORY * 8}Number {i} of the {source}." for i in range(30)]
+
+    for name in ("fairy_tales.txt.xz", "tinystories.txt.xz", "heldout.txt"):
+        text = "\n<|endoftext|>\n".join(documents(name)).encode()
+        (tmp_path / name).write_bytes(lzma.compress(text) if name.endswith(".xz") else text)
+    records = "".join(json.dumps({"title": "a", "text": document}) + "\n" for document in documents("storybooks"))
     (tmp_path / "storybooks.jsonl.xz").write_bytes(lzma.compress(records.encode()))
-    small = {"PRESET": "tiny", "BATCH": "2", "BROAD": "5s", "COOL": "5s", "COMPILE": "--no-compile"}
+    small = {"PRESET": "tiny", "BATCH": "2", "BUDGET": "5s", "COMPILE": "--no-compile"}
     run(["bash", str(EXAMPLES / "train_story.sh"), ".", "out"], shell | small, tmp_path)
     record = json.loads((tmp_path / "out/story/genkit.json").read_text())
-    assert record["config"]["init_from"] == "out/story-base"
+    assert [path.rpartition(":")[2] for path in record["config"]["data"]] == ["./fairy_tales.txt.xz", "5", "3"]
     assert record["data"]["license"].startswith("Project Gutenberg")
