@@ -107,11 +107,13 @@ def _publish_adapter(run: RunDir, model: GPT, config: TextTrainConfig, record: d
     run.publish(tensors={ADAPTER_WEIGHTS: tensors}, json={ADAPTER_CONFIG: described, RECORD: record}, into=into)
 
 
-def crown(run: RunDir) -> None:
-    """Make the best model the one in the run's root, and its adapter the run's."""
+def crown(run: RunDir) -> tuple[int, dict[str, float]]:
+    """Make the best model the one in the run's root, and its adapter the run's; returns its step and metrics."""
     best = run.path / BEST
-    run.publish(tensors={WEIGHTS: load_tensors(best / WEIGHTS)}, json={RECORD: read_json(best / RECORD)})
+    record = read_json(best / RECORD)
+    run.publish(tensors={WEIGHTS: load_tensors(best / WEIGHTS)}, json={RECORD: record})
     adapter = best / ADAPTER
     if adapter.is_dir():
         tensors = {ADAPTER_WEIGHTS: load_tensors(adapter / ADAPTER_WEIGHTS)}
         run.publish(tensors=tensors, json={RECORD: read_json(adapter / RECORD)}, into=ADAPTER)
+    return record["trained"]["steps"], record["metrics"]

@@ -34,10 +34,10 @@ from genkit.training.stop import StopSignal
 from genkit.training.turn import agree
 
 # settings that may differ when a run is resumed: they change how long it is or what it reports
-MAY_CHANGE = frozenset(
-    {"budget", "steps", "tokens", "max_epochs", "patience", "out", "compile", "tensorboard", "data_license"}
-    | {"eval_interval", "eval_tokens", "sample_interval", "save_interval", "sample_prompt", "parallel"}
-)
+MAY_CHANGE = frozenset({
+    "budget", "steps", "tokens", "max_epochs", "patience", "out", "data_license", "compile", "parallel", "tensorboard",
+    "eval_interval", "eval_tokens", "sample_interval", "sample_prompt", "save_interval",
+})  # fmt: skip
 _LOG_INTERVAL = 10
 
 
@@ -120,9 +120,14 @@ def train_text(
             kept = open_logs(stack, run, after_step=state.step if resume else None, tensorboard=config.tensorboard)
         shown: dict[str, float] = dict(state.extra.get("metrics", {}))
 
+        def note() -> None:
+            """Bring what is saved beside the weights up to date."""
+            state.elapsed = meter.elapsed
+            state.extra |= {"metrics": dict(shown), "pauses": meter.pauses, "accumulate": parts}
+
         def save() -> None:
             with meter.measured("save"):
-                state.elapsed, state.extra["metrics"], state.extra["pauses"] = meter.elapsed, dict(shown), meter.pauses
+                note()
                 run.save_checkpoint(state)
                 publish(run, model, corpus, config, runtime, state)
                 draw_curves(run)
@@ -142,12 +147,12 @@ def train_text(
                 )
                 shown.update(found)
                 Loggers(kept, logger).metrics(state.step, found)
-                best = state.extra.get("best")
-                if best is None or found["val_loss"] < best["val_loss"]:
-                    state.extra["best"], state.extra["no_better"] = {"step": state.step, **found}, 0
+                if found["val_loss"] < state.extra.get("best", {}).get("val_loss", math.inf):
+                    state.extra |= {"best": {"step": state.step, **found}, "no_better": 0}
+                    note()
                     publish(run, model, corpus, config, runtime, state, into=BEST)
                 else:
-                    state.extra["no_better"] += 1
+                    state.extra["no_better"] = state.extra.get("no_better", 0) + 1
 
         def draw() -> None:
             if runtime.sharded:
@@ -194,7 +199,7 @@ def train_text(
                 fraction = main_fraction()
                 continue
             if needed != parts:
-                parts = state.extra["accumulate"] = needed
+                parts = needed
                 logger.message(f"out of memory: each batch goes through in {parts} parts from here on")
 
             (state.step, state.seen), fraction = ahead, turn.fraction
@@ -211,7 +216,7 @@ def train_text(
                 )
 
             # once in a while: validate, sample, save
-            if stop.received is not None:
+            if turn.stopped:
                 save()
                 raise stop.error(
                     f"at step {state.step} in {out}", f"genkit train-text --resume --out {quote(str(out))}"
@@ -233,9 +238,8 @@ def train_text(
         save()
         best = state.extra.get("best")
         if best is not None and best["step"] != state.step:
-            crown(run)
-            logger.message(f"step {best['step']:,} validated best, with {best['val_loss']:.4f}: that is the model kept")
-            shown.update({name: value for name, value in best.items() if name != "step"})
+            step, shown = crown(run)
+            logger.message(f"step {step:,} validated best, with {shown['val_loss']:.4f}: that is the model kept")
         return TrainReport(out, state.step, state.seen, "tokens", meter.elapsed, dict(shown), tuple(warnings))
 
 

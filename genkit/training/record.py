@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -35,6 +36,7 @@ def run_record(
         data: what is known of the data: fingerprint, counts, licence.
         unit, seen: "tokens" or "images", and how many were trained on.
         seconds: wall time, all resumed runs together.
+        metrics: those that are finite are kept, as JSON has no name for others.
     """
     return {
         "genkit_version": __version__,
@@ -48,7 +50,7 @@ def run_record(
             "machine": platform.machine(),
             "system": platform.system(),
         },
-        "metrics": dict(metrics or {}),
+        "metrics": {name: value for name, value in (metrics or {}).items() if math.isfinite(value)},
     }
 
 

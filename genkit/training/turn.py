@@ -17,11 +17,14 @@ class Turn:
     Attributes:
         loss: the sum of the ranks' shares.
         fraction: of the run that is done.
+        stopped: whether a signal asks to stop. One that comes after the message counts in the
+            next turn, or else a rank would save while the others go on.
         due: what is to be done now.
     """
 
     loss: float
     fraction: float
+    stopped: bool
     due: frozenset[str]
 
 
@@ -31,4 +34,5 @@ def agree(ranks: Ranks, *, loss: float, fraction: float, due: Mapping[str, bool]
     if received := max(int(row[1]) for row in rows):
         stop.received = signal.Signals(received)
     _, _, done, *flags = rows[0]
-    return Turn(sum(row[0] for row in rows), done, frozenset(n for n, flag in zip(due, flags, strict=True) if flag))
+    wanted = frozenset(name for name, flag in zip(due, flags, strict=True) if flag)
+    return Turn(sum(row[0] for row in rows), done, bool(received), wanted)

@@ -146,8 +146,8 @@ def test_a_signal_saves_and_names_the_command_that_resumes(config: TextTrainConf
     recorder = Recorder(4, lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(Interrupted, match=r"genkit train-text --resume --out"):
         run(config, recorder)
-    assert recorder.steps[-1] == 4
-    assert (tmp_path / "run" / "checkpoints" / "step-000004" / "state.json").is_file()
+    assert recorder.steps[-1] == 5  # ranks agree on it once a step
+    assert (tmp_path / "run" / "checkpoints" / "step-000005" / "state.json").is_file()
 
 
 class Poisoned:
@@ -232,7 +232,9 @@ def test_the_model_that_validates_best_is_kept(
     report = run(config.replace(eval_interval=4), recorder)  # validates at 4, 8 and at the end
     folder = tmp_path / "run"
     assert (folder / "model.safetensors").read_bytes() == (folder / "best" / "model.safetensors").read_bytes()
-    assert json.loads((folder / "genkit.json").read_text())["trained"]["steps"] == 8
+    for record in (folder / "genkit.json", folder / "best" / "genkit.json"):
+        told = json.loads(record.read_text())
+        assert (told["trained"]["steps"], told["metrics"]["val_loss"]) == (8, 1.0)
     assert report.metrics["val_loss"] == 1.0
     assert any("step 8 validated best" in line for line in recorder.said)
     short = config.replace(steps=8, eval_interval=99, out=str(tmp_path / "short"))
@@ -240,6 +242,26 @@ def test_the_model_that_validates_best_is_kept(
     fake_losses(monkeypatch, 1.0)
     run(short.replace(schedule="constant", warmup=0.0))
     assert (tmp_path / "short" / "best" / "tokenizer.json").is_file()
+
+
+def test_the_model_kept_is_the_one_in_best_also_when_the_run_went_back(
+    config: TextTrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_losses(monkeypatch, 2.0, 1.0, 3.0, 3.0, 3.0, 3.0)
+    monkeypatch.setattr(train, "train_step", Poisoned(7))
+    recorder = Recorder()
+    report = run(config.replace(eval_interval=3), recorder)  # best at 6, back from 8 to 5, where 3 was best
+    record = json.loads((tmp_path / "run" / "genkit.json").read_text())
+    assert (record["trained"]["steps"], record["metrics"]["val_loss"], report.metrics["val_loss"]) == (6, 1.0, 1.0)
+    assert any("step 6 validated best, with 1.0000" in line for line in recorder.said)
+
+
+def test_a_validation_loss_that_is_not_finite_is_never_the_best(
+    config: TextTrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_losses(monkeypatch, math.nan, 2.0, math.nan)
+    assert run(config.replace(eval_interval=4)).metrics["val_loss"] == 2.0
+    assert json.loads((tmp_path / "run" / "genkit.json").read_text())["trained"]["steps"] == 8
 
 
 def test_patience_ends_a_run_that_no_longer_gets_better(
@@ -272,6 +294,9 @@ def test_a_batch_that_memory_does_not_hold_is_split(
     assert [line for line in split.said if "out of memory" in line] == [
         "out of memory: each batch goes through in 4 parts from here on"
     ]
+    again = Recorder()
+    run(config.replace(steps=4, out=str(tmp_path / "split")), again, resume=True)
+    assert not [line for line in again.said if "out of memory" in line]  # it is remembered
 
 
 def test_fine_tuning_starts_from_the_given_weights(config: TextTrainConfig, tmp_path: Path) -> None:
