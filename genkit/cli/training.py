@@ -20,7 +20,7 @@ from genkit.cli.terminal import Terminal, flat, is_terminal, write
 from genkit.config import Config
 from genkit.errors import InputError, UsageError
 from genkit.files import read_json
-from genkit.runtime.device import resolve
+from genkit.runtime.device import PRECISIONS, resolve
 
 TrainTask = Literal["train-text", "train-gan"]
 
@@ -48,11 +48,13 @@ def run_training(ctx: click.Context, cls: type[Config], *, task: TrainTask) -> N
     if flags["resume"] and flags["force"]:
         raise UsageError("--resume and --force contradict each other", "--resume continues, --force starts anew")
     config, set_by_user = chosen(ctx, cls)
+    precision = flags["precision"]
     if flags["resume"]:
-        config = _resumed(config, set_by_user, task)
+        config, began_in = _resumed(config, set_by_user, task)
+        precision = began_in if precision == "auto" else precision
     values = config.to_dict()
     _check_data(values["data"], ctx.command_path)
-    placement = resolve(flags["device"], flags["precision"], flags["engine"], task=task)
+    placement = resolve(flags["device"], precision, flags["engine"], task=task)
     terminal.detail(f"training on {placement.device} in {placement.precision}: {placement.why}")
 
     from genkit.cli import STARTED, ui
@@ -118,8 +120,8 @@ def _plan_text(plan: dict[str, Any], *, as_json: bool) -> str:
     return "".join(f"{name}: {value}\n" for name, value in flat(plan))
 
 
-def _resumed(config: Config, set_by_user: frozenset[str], task: TrainTask) -> Config:
-    """The settings that the run began with, and what the user gives now over them."""
+def _resumed(config: Config, set_by_user: frozenset[str], task: TrainTask) -> tuple[Config, str]:
+    """The settings that the run began with, what the user gives now over them, and its precision."""
     now = config.to_dict()
     changes = {name: now[name] for name in set_by_user}
     out = Path(now["out"])
@@ -134,7 +136,9 @@ def _resumed(config: Config, set_by_user: frozenset[str], task: TrainTask) -> Co
             raise InputError(f"{out} is a run of {other}", f"use genkit {other} --resume --out {shlex.quote(str(out))}")
     if set_by_user & {*_BUDGETS}:  # another budget replaces the old one, whatever its kind
         saved = {k: v for k, v in saved.items() if k not in _BUDGETS}
-    return type(config).from_dict(saved | changes | {"out": now["out"]})
+    hardware = record.get("hardware")
+    began_in = hardware.get("precision") if isinstance(hardware, dict) else None
+    return type(config).from_dict(saved | changes | {"out": now["out"]}), began_in if began_in in PRECISIONS else "auto"
 
 
 def _trainer(task: TrainTask) -> tuple[Any, Any]:

@@ -76,7 +76,7 @@ def test_dry_run_writes_nothing(genkit: Run, data: Path, train: list[str]) -> No
 
 @pytest.mark.parametrize("train", [GAN, TEXT], ids=["gan", "text"])
 def test_run_directories_are_never_overwritten(genkit: Run, data: Path, train: list[str]) -> None:
-    assert genkit(*train, "--steps", "2", "--out", "run", "-q").err == ""
+    assert genkit(*train, "--steps", "2", "--out", "run", "-q", "--precision", "fp32").err == ""
     weights = (data / "run/model.safetensors").read_bytes()
     refused = genkit(*train, "--steps", "2", "--out", "run")
     assert refused.code == 2
@@ -92,6 +92,9 @@ def test_run_directories_are_never_overwritten(genkit: Run, data: Path, train: l
     changed = genkit(train[0], "--resume", "--out", "run", "--steps", "6", "--lr", "0.5")
     assert changed.code == 2
     assert "--lr was " in changed.err
+    other = genkit(train[0], "--resume", "--out", "run", "--steps", "6", "--precision", "bf16")
+    assert other.code == 2
+    assert "this run began in " in other.err
     assert genkit(*train, "--steps", "2", "--out", "run", "--force", "--seed", "9").code == 0
     assert (data / "run/model.safetensors").read_bytes() != weights
 
