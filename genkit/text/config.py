@@ -333,7 +333,11 @@ class TextTrainConfig(Config):
                 f"use {_next_divisor(self.batch_size, self.accumulate)}",
             )
         self._check_fine_tuning()
-        if self.warmup + self.cooldown > 1:
+        if self.patience and not self.val_fraction and self.val_data is None:
+            raise UsageError(
+                f"--patience {self.patience} needs text to validate on", "give --val-data, or a --val-fraction above 0"
+            )
+        if self.schedule == "wsd" and self.warmup + self.cooldown > 1:
             raise UsageError(
                 f"--warmup {self.warmup} and --cooldown {self.cooldown} are more than the whole run",
                 "their sum may be 1 at most",
