@@ -101,7 +101,7 @@ def _turns(record: dict[str, Any], asked: Sequence[str], answer: str, where: str
 
 def _text(value: Any, name: str, where: str) -> str:
     if not isinstance(value, str):
-        raise InputError(f"{where}: {name} is a {type(value).__name__}, not a string", "give text alone")
+        raise InputError(f"{where}: {name} is {type(value).__name__}, not a string", "give text alone")
     return value
 
 

@@ -244,7 +244,7 @@ def _document(record: Any, where: str, source: Source) -> Iterator[Part]:
     if record is None:
         return
     if not isinstance(record, str):
-        raise InputError(f"{where}: the text is a {type(record).__name__}, not a string", "name another --text-field")
+        raise InputError(f"{where}: the text is {type(record).__name__}, not a string", "name another --text-field")
     yield _valid(record, where, source.errors)
     yield None
 

@@ -155,7 +155,7 @@ class Readings:
         """
         mode = self._config.on_bad_file
         if mode == "refuse" or (mode == "auto" and not found):
-            remedies = filter(None, (error.hint, "leave it out with --on-bad-file skip"))
+            remedies = filter(None, (error.hint, "leave the file out with --on-bad-file skip"))
             raise InputError(error.message, ", or ".join(remedies)) from error
         self.skipped[file] = error
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from genkit.errors import InputError
+from genkit.errors import InputError, UsageError
 
 MAX_WEIGHT = 1000
 
@@ -22,7 +22,8 @@ def parse_source(text: str) -> DataSource:
     """`stories.txt:3`; a path that exists as it stands is taken as it is.
 
     Raises:
-        InputError: neither is a file or folder, or the weight is out of range.
+        InputError: neither is a file or folder.
+        UsageError: the weight is out of range.
     """
     if text and Path(text).exists():
         return DataSource(text, 1.0)
@@ -34,7 +35,7 @@ def parse_source(text: str) -> DataSource:
     if not path or not Path(path).exists():
         raise InputError(f"--data {text}: no such file or folder", "check the path")
     if not 0 < weight <= MAX_WEIGHT:
-        raise InputError(f"--data {text}: the weight {number} is out of range", f"use 0 < weight <= {MAX_WEIGHT}")
+        raise UsageError(f"--data {text}: the weight {number} is out of range", f"use 0 < weight <= {MAX_WEIGHT}")
     return DataSource(path, weight)
 
 
@@ -44,7 +45,7 @@ def parse_sources(texts: Iterable[str]) -> list[DataSource]:
     A path that is named several times weighs as much as all of them together.
 
     Raises:
-        InputError: as `parse_source`.
+        InputError, UsageError: as `parse_source`.
     """
     weights: dict[Path, DataSource] = {}
     for path, weight in map(parse_source, texts):

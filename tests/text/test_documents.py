@@ -148,7 +148,7 @@ def test_parquet(tmp_path: Path) -> None:
     assert list(iter_documents([path])) == texts
     with pytest.raises(InputError, match=r"no field 'body'.*n, text"):
         list(iter_documents([path], text_field="body"))
-    with pytest.raises(InputError, match="row 1: the text is a int"):
+    with pytest.raises(InputError, match="row 1: the text is int"):
         list(iter_documents([path], text_field="n"))
     refused(path, path.read_bytes()[:-100])
     refused(path, "text")
@@ -261,8 +261,8 @@ def test_broken_compression(tmp_path: Path, suffix: str) -> None:
     [
         ("a.jsonl", '"one"\n{"text": "two"\n', "line 2 is not valid JSON"),
         ("a.jsonl", '"one"\n\n{"body": "two", "n": 1}', "line 3 has no field 'text'"),
-        ("a.jsonl", '{"text": 5}', "line 1: the text is a int"),
-        ("a.jsonl", "[1]", "line 1: the text is a list"),
+        ("a.jsonl", '{"text": 5}', "line 1: the text is int"),
+        ("a.jsonl", "[1]", "line 1: the text is list"),
         ("a.jsonl", '"one"\n"\\ud800"', r"line 2: half a surrogate pair, \\ud800"),
         ("a.jsonl", "[" * 100_000, "line 1 is not valid JSON"),
         ("a.json", '{"text": "a"}\n{"text": "b"}', "is not valid JSON"),

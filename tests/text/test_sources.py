@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from genkit.errors import InputError
+from genkit.errors import InputError, UsageError
 from genkit.text.sources import MAX_WEIGHT, DataSource, parse_source, parse_sources
 
 
@@ -37,7 +37,7 @@ def test_paths_and_weights(text: str, path: str, weight: float) -> None:
 
 @pytest.mark.parametrize("weight", ["0", "-1", "nan", "inf", "1001", "-0.0"])
 def test_weights_out_of_range(weight: str) -> None:
-    with pytest.raises(InputError, match=f"a.txt:{weight}: the weight {weight} is out of range") as caught:
+    with pytest.raises(UsageError, match=f"a.txt:{weight}: the weight {weight} is out of range") as caught:
         parse_source(f"a.txt:{weight}")
     assert caught.value.hint == "use 0 < weight <= 1000"
 
