@@ -153,7 +153,7 @@ def check_fit(config: TextTrainConfig, model: GPT, corpus: Corpus) -> list[str]:
         what the user should know although it goes on.
 
     Raises:
-        UsageError: a block longer than the model's context.
+        UsageError: a block longer than the model's context, or --patience without validation.
         InputError: a text shorter than a block or largely of unknown characters, nothing
             to validate on, or a sample prompt that fills the context.
     """
@@ -161,6 +161,8 @@ def check_fit(config: TextTrainConfig, model: GPT, corpus: Corpus) -> list[str]:
     if (config.block_size or 0) > context:
         raise UsageError(f"--block-size {config.block_size} is more than the model's context", f"use {context} or less")
     corpus.batch(block_size=config.block_size or context, batch_size=1, seed=config.seed, step=0)
+    if corpus.val is None and config.patience:
+        raise UsageError("--patience needs text to validate on", "hold some out with --val-fraction or --val-data")
     if corpus.val is not None:
         side_by_side(len(corpus.val), context, corpus.val_mask)
         if not corpus.bytes_val_targets:

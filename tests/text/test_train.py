@@ -273,6 +273,15 @@ def test_patience_ends_a_run_that_no_longer_gets_better(
     assert report.metrics["val_loss"] == 2.0
 
 
+def test_patience_where_the_data_leaves_nothing_to_validate_on_is_refused(
+    config: TextTrainConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "talk.jsonl").write_text(json.dumps({"prompt": "the cat sat on the mat", "completion": "so?"}))
+    with pytest.raises(UsageError, match="--patience needs text to validate on"):  # one conversation is not divided
+        run(config.replace(data=(str(tmp_path / "talk.jsonl"),), patience=3))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_batch_that_memory_does_not_hold_is_split(
     config: TextTrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
