@@ -57,10 +57,11 @@ def settle(
         tokens: of the training data, an epoch.
     """
     budget = budget_of(config, tokens)
-    on_cpu = runtime.device.type == "cpu"
+    per_width = _BATCH_ON_CPU if runtime.device.type == "cpu" else _BATCH_ON_ACCELERATOR
     rate = matmul_rate(runtime) * _EFFICIENCY * runtime.ranks.world_size  # FLOP a second
     if given is None and config.preset == "auto":
-        config = config.replace(preset=auto_preset(config, budget, rate, vocab_size=vocab_size, tokens=tokens))
+        preset = auto_preset(config, budget, rate, per_width=per_width, vocab_size=vocab_size, tokens=tokens)
+        config = config.replace(preset=preset)
     shape = given or model_shape(config, vocab_size=vocab_size, eos_id=None)
     block_size = config.block_size or shape.block_size
     if config.optimizer == "auto":
@@ -69,7 +70,7 @@ def settle(
     if not config.lr:
         config = config.replace(lr=auto_lr(config, shape, fine_tuning=given is not None))
     if not config.batch_size:
-        batch_tokens = (_BATCH_ON_CPU if on_cpu else _BATCH_ON_ACCELERATOR) * shape.n_embd
+        batch_tokens = per_width * shape.n_embd
         if given is not None:
             batch_tokens = min(batch_tokens, _FINE_TUNING_TOKENS)
         config = config.replace(batch_size=auto_batch(batch_tokens // block_size, config, runtime.ranks.world_size))
@@ -89,11 +90,14 @@ def budget_of(config: TextTrainConfig, epoch: int) -> Budget:
     return budget.capped(math.ceil(config.max_epochs * epoch)) if config.max_epochs else budget
 
 
-def auto_preset(config: TextTrainConfig, budget: Budget, rate: float, *, vocab_size: int, tokens: int) -> str:
+def auto_preset(
+    config: TextTrainConfig, budget: Budget, rate: float, *, per_width: int, vocab_size: int, tokens: int
+) -> str:
     """The largest preset that the budget trains on enough tokens, and that the data does not bore.
 
     Args:
         rate: floating-point operations of training a second.
+        per_width: tokens of a batch, for each number of the width.
         tokens: of the training data.
     """
     best = next(iter(PRESETS))
@@ -101,7 +105,7 @@ def auto_preset(config: TextTrainConfig, budget: Budget, rate: float, *, vocab_s
         plain = config.replace(preset=name, n_head=None, n_kv_head=None)
         shape = model_shape(plain, vocab_size=vocab_size, eos_id=None)
         size = count_parameters(shape)
-        rows = config.batch_size or max(_FEWEST_ROWS, _BATCH_ON_CPU * shape.n_embd // shape.block_size)
+        rows = config.batch_size or max(_FEWEST_ROWS, per_width * shape.n_embd // shape.block_size)
         seconds = training_seconds(budget, rate, size, rows, shape.block_size)
         bought = min(rate * seconds / flops_a_token(size), budget.units or math.inf)
         if bought >= TOKENS_A_PARAMETER * size and size <= PARAMETERS_A_TOKEN * tokens:

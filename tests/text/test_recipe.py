@@ -12,7 +12,7 @@ from genkit.runtime.manager import Runtime
 from genkit.text import recipe
 from genkit.text.config import PRESETS, GPTConfig, TextTrainConfig
 from genkit.text.models.gpt import count_parameters
-from genkit.text.recipe import LEFT_OPEN, as_begun, budget_of, settle
+from genkit.text.recipe import LEFT_OPEN, as_begun, auto_preset, budget_of, settle
 from genkit.text.shape import model_shape
 from genkit.training.schedule import Budget
 
@@ -67,6 +67,14 @@ def test_tokens_and_steps_are_budgets_too(runtime: Runtime) -> None:
     assert settled(runtime, tokens=much, steps=100_000).preset == "small"
     assert settle_tokens(runtime, 4 * nano) == "nano"
     assert settle_tokens(runtime, 4 * nano - 16384) == "tiny"
+
+
+def test_larger_batches_see_more_tokens_in_as_many_steps() -> None:
+    def chosen(per_width: int) -> str:
+        steps = Budget(steps=2000)
+        return auto_preset(TextTrainConfig(), steps, 1e10, per_width=per_width, vocab_size=66, tokens=10**9)
+
+    assert (chosen(32), chosen(64)) == ("tiny", "baby")
 
 
 def settle_tokens(runtime: Runtime, tokens: int) -> str:
