@@ -297,7 +297,7 @@ class TextTrainConfig(Config):
     budget: float | None = option(None, "Wall time for everything, e.g. 10m or 2h.", parse=parse_duration, above=0, metavar="TIME", section=_BUDGET)
     steps: int | None = option(None, "Optimiser steps.", min=1, section=_BUDGET)
     tokens: int | None = option(None, "Tokens to train on, e.g. 5M.", parse=parse_count, min=1, metavar="COUNT", section=_BUDGET)
-    max_epochs: float = option(40.0, "A budget of time ends when the data was seen this often, before it is learnt by heart; 0: not.", min=0, section=_BUDGET)
+    max_epochs: float = option(0.0, "A budget of time ends when the data was seen this often, before it is learnt by heart; 0: goes by the sizes of data and model.", min=0, section=_BUDGET)
 
     optimizer: str = option("auto", "muon: Muon for hidden matrices, AdamW for the rest. auto: muon, but adamw with --init-from.", choices=("auto", "muon", "adamw"), section=_OPTIMISATION)
     lr: float = option(0.0, "Peak learning rate of AdamW; 0: goes by optimizer, width and --init-from.", min=0, max=10, section=_OPTIMISATION)
@@ -333,10 +333,6 @@ class TextTrainConfig(Config):
                 f"use {_next_divisor(self.batch_size, self.accumulate)}",
             )
         self._check_fine_tuning()
-        if self.patience and not self.val_fraction and self.val_data is None:
-            raise UsageError(
-                f"--patience {self.patience} needs text to validate on", "give --val-data, or a --val-fraction above 0"
-            )
         if self.schedule == "wsd" and self.warmup + self.cooldown > 1:
             raise UsageError(
                 f"--warmup {self.warmup} and --cooldown {self.cooldown} are more than the whole run",
