@@ -231,9 +231,10 @@ def train_text(
                     draw()
                 if "save" in turn.due:
                     save()
+        else:  # where patience ran out, this has just been measured
+            measure()
 
         # --- the end ----------------------------------------------------------------------
-        measure()
         draw()
         save()
         best = state.extra.get("best")
