@@ -87,7 +87,12 @@ def check_resumable(folder: Path, config: Config, free: Collection[str], precisi
         if field.name not in free and before != now:
             flag = flag_name(field)
             raise UsageError(
-                f"{flag} was {before!r} when this run began, not {now!r}",
+                f"{flag} was {_said(before)} when this run began, not {_said(now)}",
                 f"leave {flag} out to resume, or start anew with another --out or --force",
             )
     return str(fingerprint)
+
+
+def _said(value: Any) -> str:
+    """A setting as a user would name it."""
+    return " and ".join(map(repr, value)) if isinstance(value, tuple) else repr(value)

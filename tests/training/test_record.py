@@ -33,6 +33,8 @@ def test_a_resumed_run_may_change_only_what_is_free(tmp_path: Path) -> None:
     assert check_resumable(tmp_path, began.replace(steps=20), {"steps"}, "fp32") == "abc"
     with pytest.raises(UsageError, match=r"--lr was 0\.1 when this run began, not 0\.2"):
         check_resumable(tmp_path, began.replace(lr=0.2), {"steps"}, "fp32")
+    with pytest.raises(UsageError, match=r"--data was 'a\.txt' when this run began, not 'b\.txt' and 'c\.txt:2'"):
+        check_resumable(tmp_path, began.replace(data=("b.txt", "c.txt:2")), {"steps"}, "fp32")
     with pytest.raises(UsageError, match=r"began in fp32, not bf16 \(add --precision fp32"):
         check_resumable(tmp_path, began, {"steps"}, "bf16")
     write_json(tmp_path / RECORD, {"config": {}})
