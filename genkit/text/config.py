@@ -287,7 +287,7 @@ class TextTrainConfig(Config):
     block_size: int | None = option(None, "Context in tokens, instead of the preset's.", min=8, max=1 << 20, section=_MODEL)
     dropout: float = option(0.0, "Dropout while training.", min=0, below=1, section=_MODEL)
     tie_embeddings: bool | None = option(None, "Share the embedding with the output head. Default: for vocabularies over 16,384.", section=_MODEL)
-    init_from: str | None = option(None, "Start from this model directory instead of random weights.", metavar="MODEL", section=_FINE)
+    init_from: str | None = option(None, "Start from this model instead of random weights: a directory, a run, a bundled name, or hf:org/name.", metavar="MODEL", section=_FINE)
     freeze: str | None = option(None, "Of the model of --init-from, leave as they are: the embedding, the first N blocks, or both.", metavar="embed|N|embed,N", section=_FINE)
     lora: int = option(0, "Train adapters of this rank instead of the weights of --init-from (LoRA); 0 trains the weights.", min=0, max=4096, metavar="RANK", section=_FINE)
     lora_alpha: float | None = option(None, "Scale of the adapters, over the rank. Default: twice the rank.", above=0, max=1 << 16, section=_FINE)

@@ -19,7 +19,8 @@ from genkit.text.shape import model_shape
 from genkit.training.schedule import Budget
 
 TOKENS_A_PARAMETER = 4  # that a budget must buy, or a smaller model learns more in it
-PARAMETERS_A_TOKEN = 12  # of the data; a larger model learns it by heart
+EPOCHS_AT_PAR, EPOCHS = 12.0, (3.0, 40.0)  # where there are as many tokens as parameters; fewest, most
+_EPOCHS_FOR_DROPOUT = 10.0  # a dropout of 0.2 makes three times as many useful
 _EFFICIENCY = 0.4  # share of the matmul rate that a training step reaches
 _WORTH_COMPILING = 540.0  # seconds; compiling takes half a minute of them and saves a quarter
 # of a batch, for each number of the width: enough to pay for Muon, few enough for many steps
@@ -29,7 +30,9 @@ _FEWEST_ROWS = 4
 
 
 # the settings that `settle` fills in, and what leaves them open
-LEFT_OPEN: dict[str, Any] = {"preset": "auto", "optimizer": "auto", "lr": 0.0, "batch_size": 0, "compile": None}
+LEFT_OPEN: dict[str, Any] = {
+    "preset": "auto", "max_epochs": 0.0, "optimizer": "auto", "lr": 0.0, "batch_size": 0, "compile": None,
+}  # fmt: skip
 
 
 def as_begun(config: TextTrainConfig, record: Mapping[str, Any]) -> TextTrainConfig:
@@ -56,13 +59,15 @@ def settle(
         vocab_size: of the tokenizer.
         tokens: of the training data, an epoch.
     """
-    budget = budget_of(config, tokens)
     per_width = _BATCH_ON_CPU if runtime.device.type == "cpu" else _BATCH_ON_ACCELERATOR
     rate = matmul_rate(runtime) * _EFFICIENCY * runtime.ranks.world_size  # FLOP a second
     if given is None and config.preset == "auto":
-        preset = auto_preset(config, budget, rate, per_width=per_width, vocab_size=vocab_size, tokens=tokens)
+        preset = auto_preset(config, rate, per_width=per_width, vocab_size=vocab_size, tokens=tokens)
         config = config.replace(preset=preset)
     shape = given or model_shape(config, vocab_size=vocab_size, eos_id=None)
+    parameters = count_parameters(shape)
+    if not config.max_epochs:
+        config = config.replace(max_epochs=round(auto_epochs(config, tokens, parameters), 1))
     block_size = config.block_size or shape.block_size
     if config.optimizer == "auto":
         # Muon serves weights that it trained from the start; what AdamW trained, AdamW tunes
@@ -75,13 +80,13 @@ def settle(
             batch_tokens = min(batch_tokens, _FINE_TUNING_TOKENS)
         config = config.replace(batch_size=auto_batch(batch_tokens // block_size, config, runtime.ranks.world_size))
     if config.compile is None:
-        seconds = training_seconds(budget, rate, count_parameters(shape), config.batch_size, block_size)
+        seconds = training_seconds(budget_of(config, tokens), rate, parameters, config.batch_size, block_size)
         config = config.replace(compile=seconds >= _WORTH_COMPILING)
     return config
 
 
 def budget_of(config: TextTrainConfig, epoch: int) -> Budget:
-    """When the run ends, for data of `epoch` tokens.
+    """When the run ends, for data of `epoch` tokens; `max_epochs` counts once it is settled.
 
     Raises:
         UsageError: two flags say when.
@@ -90,10 +95,15 @@ def budget_of(config: TextTrainConfig, epoch: int) -> Budget:
     return budget.capped(math.ceil(config.max_epochs * epoch)) if config.max_epochs else budget
 
 
-def auto_preset(
-    config: TextTrainConfig, budget: Budget, rate: float, *, per_width: int, vocab_size: int, tokens: int
-) -> str:
-    """The largest preset that the budget trains on enough tokens, and that the data does not bore.
+def auto_epochs(config: TextTrainConfig, tokens: int, parameters: int) -> float:
+    """How often a model gains by seeing the same data; beyond, it learns it by heart, the sooner the larger it is."""
+    fewest, most = EPOCHS
+    epochs = EPOCHS_AT_PAR * math.sqrt(tokens / parameters) * (1 + _EPOCHS_FOR_DROPOUT * config.dropout)
+    return max(fewest, min(most, epochs))
+
+
+def auto_preset(config: TextTrainConfig, rate: float, *, per_width: int, vocab_size: int, tokens: int) -> str:
+    """The largest preset that the budget, and the data, train on enough tokens.
 
     Args:
         rate: floating-point operations of training a second.
@@ -106,9 +116,10 @@ def auto_preset(
         shape = model_shape(plain, vocab_size=vocab_size, eos_id=None)
         size = count_parameters(shape)
         rows = config.batch_size or max(_FEWEST_ROWS, per_width * shape.n_embd // shape.block_size)
+        epochs = config.max_epochs or auto_epochs(config, tokens, size)
+        budget = budget_of(config.replace(max_epochs=epochs), tokens)
         seconds = training_seconds(budget, rate, size, rows, shape.block_size)
-        bought = min(rate * seconds / flops_a_token(size), budget.units or math.inf)
-        if bought >= TOKENS_A_PARAMETER * size and size <= PARAMETERS_A_TOKEN * tokens:
+        if rate * seconds / flops_a_token(size) >= TOKENS_A_PARAMETER * size:
             best = name
     return best
 

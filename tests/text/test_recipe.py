@@ -12,7 +12,7 @@ from genkit.runtime.manager import Runtime
 from genkit.text import recipe
 from genkit.text.config import PRESETS, GPTConfig, TextTrainConfig
 from genkit.text.models.gpt import count_parameters
-from genkit.text.recipe import LEFT_OPEN, as_begun, auto_preset, budget_of, settle
+from genkit.text.recipe import LEFT_OPEN, as_begun, auto_epochs, auto_preset, budget_of, settle
 from genkit.text.shape import model_shape
 from genkit.training.schedule import Budget
 
@@ -50,7 +50,8 @@ def settled(runtime: Runtime, *, tokens: int, vocab_size: int = 4096, **settings
         (60 * 24, 500_000_000, 8192, "mini"),
         (60 * 24 * 30, 500_000_000, 8192, "small"),
         (60 * 24 * 30, 300_000, 66, "tiny"),  # so little text is soon known by heart
-        (60 * 24 * 30, 1_000_000, 66, "nano"),
+        (60 * 24 * 30, 1_000_000, 66, "tiny"),
+        (60 * 24 * 30, 10_000_000, 66, "baby"),
     ],
 )
 def test_the_preset_goes_by_budget_and_data(
@@ -71,8 +72,7 @@ def test_tokens_and_steps_are_budgets_too(runtime: Runtime) -> None:
 
 def test_larger_batches_see_more_tokens_in_as_many_steps() -> None:
     def chosen(per_width: int) -> str:
-        steps = Budget(steps=2000)
-        return auto_preset(TextTrainConfig(), steps, 1e10, per_width=per_width, vocab_size=66, tokens=10**9)
+        return auto_preset(TextTrainConfig(steps=2000), 1e10, per_width=per_width, vocab_size=66, tokens=10**9)
 
     assert (chosen(32), chosen(64)) == ("tiny", "baby")
 
@@ -102,10 +102,10 @@ def test_batches_hold_32_tokens_for_each_number_of_the_width(runtime: Runtime) -
 
 @pytest.mark.usefixtures("speed")
 def test_long_runs_are_compiled(runtime: Runtime) -> None:
-    assert not settled(runtime, tokens=10**6, budget=480.0).compile
-    assert settled(runtime, tokens=10**6, budget=600.0).compile
-    assert not settled(runtime, tokens=10**6, steps=100).compile
-    assert settled(runtime, tokens=10**6, steps=10**6).compile
+    assert not settled(runtime, tokens=10**8, budget=480.0).compile
+    assert settled(runtime, tokens=10**8, budget=600.0).compile
+    assert not settled(runtime, tokens=10**8, steps=100).compile
+    assert settled(runtime, tokens=10**8, steps=10**6).compile
 
 
 @pytest.mark.usefixtures("speed")
@@ -120,10 +120,17 @@ def test_fine_tuning_is_gentle(runtime: Runtime) -> None:
     assert tuned(HUB, block_size=256).batch_size == 32
 
 
+def test_little_text_is_seen_a_few_times() -> None:
+    plain, dropping = TextTrainConfig(), TextTrainConfig(dropout=0.2)
+    assert auto_epochs(plain, 10**6, 10**6) == 12
+    assert auto_epochs(plain, 250_000, 10**6) == 6
+    assert auto_epochs(dropping, 250_000, 10**6) == pytest.approx(18)
+    assert (auto_epochs(plain, 1, 10**9), auto_epochs(plain, 10**12, 1)) == (3, 40)
+
+
 def test_a_budget_of_time_ends_with_the_epochs_too() -> None:
-    assert budget_of(TextTrainConfig(budget=60.0), 1000) == Budget(seconds=60.0, units=40_000)
     assert budget_of(TextTrainConfig(budget=60.0, max_epochs=0.5), 1001) == Budget(seconds=60.0, units=501)
-    assert budget_of(TextTrainConfig(budget=60.0, max_epochs=0), 1000) == Budget(seconds=60.0)
+    assert budget_of(TextTrainConfig(budget=60.0), 1000) == Budget(seconds=60.0)  # not settled yet
     assert budget_of(TextTrainConfig(tokens=10**9), 1000) == Budget(units=10**9)
     with pytest.raises(UsageError, match="--budget and --steps both"):
         budget_of(TextTrainConfig(budget=60.0, steps=3), 1)
