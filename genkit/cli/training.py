@@ -79,7 +79,7 @@ def run_training(ctx: click.Context, cls: type[Config], *, task: TrainTask) -> N
     for warning in report.warnings:
         terminal.note(f"warning: {warning}")
     terminal.note(
-        f"trained {report.steps:,} steps on {short(report.seen)} {report.unit} "
+        f"trained {report.steps:,} step{'s' * (report.steps != 1)} on {short(report.seen)} {report.unit} "
         f"in {ui.clock(report.seconds)}  {ui.numbers(report.metrics)}"
     )
     shown = not terminal.quiet and (terminal.verbose or is_terminal(sys.stderr))
@@ -126,6 +126,8 @@ def _resumed(config: Config, set_by_user: frozenset[str], task: TrainTask) -> tu
     changes = {name: now[name] for name in set_by_user}
     out = Path(now["out"])
     if not (out / library.RECORD).is_file():
+        if (out / library.RUN_MARK).is_file():  # its data, perhaps its first checkpoint, but no settings
+            raise InputError(f"{out} ended before it had saved", "start it anew with --force")
         raise InputError(f"{out} is no run that can be resumed", "name one with --out, or leave --resume out")
     record = read_json(out / library.RECORD)
     kind, saved = record.get("kind"), record.get("config")

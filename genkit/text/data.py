@@ -103,7 +103,8 @@ class Corpus:
         tokens = self.tokens_train + self.tokens_val
         repeated = f" ({self.duplicates:,} repeated ones left out)" if self.duplicates else ""
         line = (
-            f"{self.documents:,} documents{repeated}, {self.bytes / 1e6:.1f} MB, {tokens:,} tokens "
+            f"{self.documents:,} document{'s' * (self.documents != 1)}{repeated}, "
+            f"{self.bytes / 1e6:.1f} MB, {tokens:,} tokens "
             f"({self.bytes / tokens:.2f} bytes each), {self.tokens_val:,} of them for validation, "
             f"vocabulary {self.tokenizer.vocab_size:,}"
         )

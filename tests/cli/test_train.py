@@ -61,6 +61,15 @@ def test_train_then_sample(genkit: Run, data: Path, train: list[str], sample: li
     assert described["trained"]["steps"] == 3
 
 
+def test_a_run_that_ended_within_its_first_save_says_how_to_go_on(genkit: Run, data: Path) -> None:
+    done = genkit(*TEXT, "--steps", "1", "--out", "run")
+    assert "\ntrained 1 step on " in done.err
+    (data / "run/genkit.json").unlink()  # which is written last
+    refused = genkit("train-text", "--resume", "--out", "run")
+    assert (refused.code, refused.err) == (3, "error: run ended before it had saved (start it anew with --force)\n")
+    assert genkit(*TEXT, "--steps", "1", "--out", "run", "--force").code == 0
+
+
 @pytest.mark.parametrize("train", [GAN, TEXT], ids=["gan", "text"])
 def test_dry_run_writes_nothing(genkit: Run, data: Path, train: list[str]) -> None:
     before = names(data)

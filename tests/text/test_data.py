@@ -127,6 +127,7 @@ def test_a_single_text_is_split_first_and_last(tmp_path: Path, folder: Path) -> 
     (tmp_path / "a.txt").write_text(text)
     corpus = prepare(config(tmp_path / "a.txt", val_fraction=0.1), folder)
     boundary = int(len(text) * 0.9)
+    assert corpus.line().startswith("1 document, 0.0 MB, ")
     assert documents(corpus.train, corpus.tokenizer) == [text[:boundary]]
     assert documents(corpus.val, corpus.tokenizer) == [text[boundary:]]
 
