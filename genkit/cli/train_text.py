@@ -27,6 +27,7 @@ def train_text(ctx: click.Context, /, **values: Any) -> None:
     """Train a GPT on text files, and leave a model directory.
 
     It loads with `genkit text -m RUN` and with the transformers library. Without
-    --budget, --steps or --tokens it trains for ten minutes.
+    --budget, --steps or --tokens it trains for ten minutes. Ctrl-C saves and stops;
+    --resume goes on.
     """
     run_training(ctx, TextTrainConfig, task="train-text")
