@@ -178,9 +178,9 @@ def whole_runs(texts: Texts, peer: NanoGPT, folder: Path) -> list[Result]:
 
 
 def rate_rows(texts: Texts, peer: NanoGPT, folder: Path, rounds: int) -> list[Result]:
-    """Tokens a second of training on nanoGPT's shape and batch."""
+    """Tokens a second of training on nanoGPT's shape and batch, with its optimizer."""
     shape = [text for name, value in SHAPE.items() for text in ("--" + name.replace("_", "-"), str(value))]
-    flags = (*shape, "--arch", "gpt2", "--dropout", "0", "--tokenizer", "char", "--steps", str(RATE_STEPS))
+    flags = (*shape, "--arch", "gpt2", "--tokenizer", "char", "--steps", str(RATE_STEPS), "--optimizer", "adamw")
 
     def ours(*more: str) -> Callable[[], float]:
         def measure() -> float:
