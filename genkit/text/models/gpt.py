@@ -49,7 +49,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def _attend_matmul(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Causal attention written out: torch's fused CPU kernel computes bf16 at the speed of fp32, 2.6 times slower."""
     B, H, T, hd = q.shape
-    if H != k.shape[1]:
+    if k.shape[1] != H:
         k, v = (t.repeat_interleave(H // t.shape[1], dim=1) for t in (k, v))
     q, k, v = (t.reshape(B * H, T, hd) for t in (q, k, v))
     future = q.new_full((T, T), -math.inf).triu(1).expand(B * H, T, T)
