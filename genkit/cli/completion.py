@@ -48,7 +48,7 @@ def by_metavar(ctx: click.Context, param: click.Parameter, incomplete: str) -> I
 
     Files are left to the shell, and offered where no name fits.
     """
-    words = (param.metavar or "").split("|")
+    words = (param.metavar or "").replace("[:WEIGHT]", "").split("|")  # a weighted path is a path
     names = [word.partition("[")[0] for word in words if word != word.upper() or word.isdigit()]
     if "MODEL" in words:
         names += _models(incomplete)

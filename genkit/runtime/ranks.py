@@ -82,9 +82,10 @@ class Ranks:
             yield
         except BaseException as error:
             failure = _understood(error)
-            first = self._is_first_to_fail()
+            # what came from rank 0 is told there, also if that is gone by now
+            first = failure is not self._received and self._is_first_to_fail()
             failure.add_note(TELLS if first else TOLD)
-            if first and isinstance(failure, GenkitError) and not self.is_main and failure is not self._received:
+            if first and isinstance(failure, GenkitError) and not self.is_main:
                 failure.message = f"rank {self.rank}: {failure.message}"
             if device.type == "cpu":  # NCCL would wait for what the others do not do any more
                 dist.destroy_process_group()
