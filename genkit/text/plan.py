@@ -12,9 +12,9 @@ from genkit.runtime.manager import Runtime, memory_guard
 from genkit.text.config import TextTrainConfig
 from genkit.text.data import prepare
 from genkit.text.models.gpt import GPT
-from genkit.text.recipe import budget_of, settle
+from genkit.text.recipe import budget_of
 from genkit.text.shape import shape_line
-from genkit.text.start import check_fit, corpus_shape, optimizers_of, starting_point
+from genkit.text.start import check_fit, corpus_shape, optimizers_of, settled, starting_point
 from genkit.text.step import OUT_OF_MEMORY, train_step, training_batch
 
 
@@ -29,13 +29,7 @@ def plan(config: TextTrainConfig, runtime: Runtime) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="genkit-") as folder, memory_guard(OUT_OF_MEMORY):
         start = starting_point(config)
         corpus = prepare(config, Path(folder), start.tokenizer)
-        config = settle(
-            config,
-            given=start.model.config if start.model else None,
-            vocab_size=corpus.tokenizer.vocab_size,
-            tokens=corpus.tokens_per_epoch,
-            runtime=runtime,
-        )
+        config = settled(config, start, corpus, runtime)
         model = start.model or GPT(corpus_shape(config, corpus), config.dropout)
         model.to(runtime.device).train()
         check_fit(config, model, corpus)

@@ -24,6 +24,7 @@ from genkit.text.evaluate import side_by_side
 from genkit.text.models.gpt import GPT
 from genkit.text.models.lora import adapter_of, add_lora
 from genkit.text.models.store import check_usable, load_model
+from genkit.text.recipe import settle
 from genkit.text.shape import model_shape
 from genkit.text.tokenizer import Tokenizer
 from genkit.training.optim import text_optimizers
@@ -191,6 +192,17 @@ def _unknown(corpus: Corpus) -> list[str]:
     if count > _MOST_UNKNOWN * len(corpus.train):
         raise InputError(said, "use a model or tokenizer that knows them, such as a bpe one, or train from scratch")
     return [f"{said}: the model learns {corpus.tokenizer.decode([unknown])!r} for them"]
+
+
+def settled(config: TextTrainConfig, start: Start, corpus: Corpus, runtime: Runtime) -> TextTrainConfig:
+    """`config` with a value for everything that it leaves open, as `recipe.settle`."""
+    return settle(
+        config,
+        given=start.model.config if start.model else None,
+        vocab_size=corpus.tokenizer.vocab_size,
+        tokens=corpus.tokens_per_epoch,
+        runtime=runtime,
+    )
 
 
 def corpus_shape(config: TextTrainConfig, corpus: Corpus) -> GPTConfig:

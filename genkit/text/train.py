@@ -17,9 +17,9 @@ from genkit.text.data import prepare
 from genkit.text.evaluate import evaluate
 from genkit.text.models.gpt import GPT
 from genkit.text.publish import crown, publish, sample
-from genkit.text.recipe import as_begun, budget_of, settle
+from genkit.text.recipe import as_begun, budget_of
 from genkit.text.shape import shape_line
-from genkit.text.start import check_fit, corpus_shape, optimizers_of, starting_point, train_state
+from genkit.text.start import check_fit, corpus_shape, optimizers_of, settled, starting_point, train_state
 from genkit.text.step import OUT_OF_MEMORY, check_split, train_step, training_batch
 from genkit.training.ahead import Ahead
 from genkit.training.log import Loggers, MetricLogger, TrainReport
@@ -87,13 +87,7 @@ def train_text(
         start = starting_point(config, resumed=out if resume else None)
         with ranks.main_first():
             corpus = prepare(config, run.data, start.tokenizer, reading(logger, _megabytes), expected=expected)
-        config = settle(
-            config,
-            given=start.model.config if start.model else None,
-            vocab_size=corpus.tokenizer.vocab_size,
-            tokens=corpus.tokens_per_epoch,
-            runtime=runtime,
-        )
+        config = settled(config, start, corpus, runtime)
         check_split(config, ranks)
         torch.manual_seed(config.seed)
         model = start.model or GPT(corpus_shape(config, corpus), config.dropout)
