@@ -156,7 +156,7 @@ def tiny_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from genkit.files import write_json
-    from genkit.image.config import DCGANConfig
+    from genkit.image.modelconfig import DCGANConfig
     from genkit.image.models.dcgan import Generator
     from genkit.image.models.store import CONFIG, WEIGHTS
     from genkit.training.weights import save_tensors

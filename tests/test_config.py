@@ -1,8 +1,11 @@
+import json
+
 import pytest
 
 from genkit.config import Config, parse_count, parse_duration, range_text, suggest
 from genkit.errors import InputError, UsageError
-from genkit.image.config import DCGANConfig, GANTrainConfig, parse_seeds
+from genkit.image.config import GANTrainConfig, parse_seeds
+from genkit.image.modelconfig import DCGANConfig, PlusConfig, read_model_config
 from genkit.text.config import GenerationConfig, GPTConfig, TextTrainConfig
 
 
@@ -178,7 +181,17 @@ def test_the_first_of_several_end_tokens_counts() -> None:
 
 def test_dcgan_config_round_trip_and_refusal() -> None:
     config = DCGANConfig(size=32, channels=1, d_norm="none")
-    assert DCGANConfig.from_dict(config.to_dict()) == config
-    for bad in ({"size": 65}, {"channels": 4}, {"nz": 0}, {"ngf": 10**6}, {"layers": 3}):
+    assert read_model_config(config.to_dict()) == config
+    for bad in ({"size": 65}, {"channels": 2}, {"nz": 0}, {"ngf": 10**6}, {"layers": 3}, {"arch": "gan"}, {"arch": []}):
         with pytest.raises(InputError, match="model config"):
-            DCGANConfig.from_dict(config.to_dict() | bad)
+            read_model_config(config.to_dict() | bad)
+
+
+def test_plus_config_names_its_classes() -> None:
+    config = PlusConfig(size=32, channels=4, classes=("cat", "dog"))
+    assert read_model_config(json.loads(json.dumps(config.to_dict()))) == config
+    for classes in (["cat"], ["cat", "cat"], [1, 2]):
+        with pytest.raises(InputError, match="classes"):
+            read_model_config(config.to_dict() | {"classes": classes})
+    with pytest.raises(InputError, match="classes"):
+        read_model_config(DCGANConfig().to_dict() | {"classes": ["cat", "dog"]})

@@ -37,6 +37,7 @@ LAYERS = {
     "genkit.text.evalconfig": 0,
     "genkit.image": 2,
     "genkit.image.config": 0,
+    "genkit.image.modelconfig": 0,
     "genkit.pipeline": 3,
     "genkit.export": 3,
     "genkit.cli": 4,
@@ -50,7 +51,10 @@ PURE = (
     "genkit.text.sampling",
     "genkit.text.constraints.badwords",
     "genkit.text.losses",
+    "genkit.image.modelconfig",
     "genkit.image.models.dcgan",
+    "genkit.image.models.networks",
+    "genkit.image.models.plus",
     "genkit.image.losses",
 )
 HEAVY = {"torch", "numpy", "rich", "PIL", "transformers", "tokenizers", "safetensors", "torchvision",

@@ -2,71 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from genkit.config import LARGEST_SEED, Config, option, parse_count, parse_duration
-from genkit.errors import InputError, UsageError
+from genkit.errors import UsageError
+from genkit.image.modelconfig import D_NORMS, SIZES
 
-SIZES = (32, 64, 128, 256)
 MIN_TRUNCATION = 0.01  # below it most values would be drawn hundreds of times
-D_NORMS = ("batch", "spectral", "none")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DCGANConfig:
-    """Shape of a DCGAN (Radford et al. 2015), as in the PyTorch example.
-
-    Attributes:
-        size: side of the square image in pixels; a stage is added or removed an octave.
-        channels: 1 grey, 3 RGB.
-        nz: length of the latent vector.
-        ngf, ndf: filters of the last generator and first discriminator stage.
-        d_norm: normalisation inside the discriminator; `batch` is the reference.
-    """
-
-    arch: str = "dcgan"
-    size: int = 64
-    channels: int = 3
-    nz: int = 100
-    ngf: int = 64
-    ndf: int = 64
-    d_norm: str = "batch"
-
-    def __post_init__(self) -> None:
-        rules = {
-            "arch": self.arch == "dcgan",
-            "size": self.size in SIZES,
-            "channels": self.channels in (1, 3),
-            "d_norm": self.d_norm in D_NORMS,
-            "nz": isinstance(self.nz, int) and 1 <= self.nz <= 4096,
-            "ngf": isinstance(self.ngf, int) and 1 <= self.ngf <= 1024,
-            "ndf": isinstance(self.ndf, int) and 1 <= self.ndf <= 1024,
-        }
-        for name, ok in rules.items():
-            if not ok:
-                raise InputError(f"model config: {name}={getattr(self, name)!r} is not a DCGAN that genkit builds")
-
-    def widths(self, base: int) -> list[int]:
-        """Filters at 4x4, 8x8, ... size/2: `[8, 4, 2, 1] * base` at 64 pixels."""
-        stages = self.size.bit_length() - 3
-        return [base << i for i in reversed(range(stages))]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"model_type": "dcgan", **asdict(self)}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> DCGANConfig:
-        """Read `config.json`.
-
-        Raises:
-            InputError: an unknown key, another model type or a size out of range.
-        """
-        values = {k: v for k, v in values.items() if k != "model_type"}
-        unknown = set(values) - set(cls.__dataclass_fields__)
-        if unknown:
-            raise InputError(f"model config: unknown key {sorted(unknown)[0]!r}", "was it written by a newer genkit?")
-        return cls(**values)
 
 
 _SAMPLING, _WALK, _MODEL, _DATA = "Sampling", "Walk", "Model", "Data"

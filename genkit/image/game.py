@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from genkit.image.config import DCGANConfig, GANTrainConfig
+from genkit.image.config import GANTrainConfig
 from genkit.image.losses import LOSSES, r1_penalty
+from genkit.image.modelconfig import DCGANConfig
 from genkit.image.models.dcgan import Discriminator, Generator
 from genkit.runtime.manager import Runtime
 from genkit.training.optim import step_optimizers
@@ -25,7 +26,6 @@ class Game:
     def __init__(self, config: GANTrainConfig, runtime: Runtime) -> None:
         self.config, self.runtime = config, runtime
         shape = DCGANConfig(
-            arch=config.arch,
             size=config.size,
             channels=config.channels,
             nz=config.nz,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from genkit import __version__
 from genkit.errors import InputError
 from genkit.files import read_json, write_bytes
-from genkit.image.config import DCGANConfig
+from genkit.image.modelconfig import ModelConfig, read_model_config
 from genkit.library import CONFIG, WEIGHTS
 from genkit.tensors import TensorFile
 
@@ -31,7 +31,7 @@ _EPSILON = 1e-5  # of torch's BatchNorm2d
 _NORM = ("weight", "bias", "running_mean", "running_var")
 
 
-def shapes(config: DCGANConfig) -> dict[str, tuple[int, ...]]:
+def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every tensor that the file of a generator holds."""
     channels = [config.nz, *config.widths(config.ngf), config.channels]
     found: dict[str, tuple[int, ...]] = {}
@@ -56,7 +56,7 @@ def write(folder: Path, path: Path | None = None, *, self_contained: bool = Fals
             `self_contained`, are not float32.
         OutputError: as `files.atomic_write`.
     """
-    config = DCGANConfig.from_dict(read_json(folder / CONFIG))
+    config = read_model_config(read_json(folder / CONFIG))
     weights = TensorFile(folder / WEIGHTS)
     if self_contained:
         data = whole_graph(config, weights)
@@ -68,7 +68,7 @@ def write(folder: Path, path: Path | None = None, *, self_contained: bool = Fals
     write_bytes(path or folder / GRAPH, data)
 
 
-def graph(config: DCGANConfig, weights: TensorFile) -> bytes:
+def graph(config: ModelConfig, weights: TensorFile) -> bytes:
     """An ONNX model, z (N, nz) -> image (N, C, H, W) in [-1, 1], that points into the weight file.
 
     Raises:
@@ -77,7 +77,7 @@ def graph(config: DCGANConfig, weights: TensorFile) -> bytes:
     return _serialize(config, weights, lambda name: _pointer(weights, name))
 
 
-def whole_graph(config: DCGANConfig, weights: TensorFile) -> bytes:
+def whole_graph(config: ModelConfig, weights: TensorFile) -> bytes:
     """As `graph`, with the weights inside."""
     from onnx import numpy_helper
 
@@ -98,7 +98,7 @@ def stored(folder: Path, weights: TensorFile) -> bytes | None:
     return data if fingerprint(weights).encode() in data else None
 
 
-def _serialize(config: DCGANConfig, weights: TensorFile, tensor: Callable[[str], TensorProto]) -> bytes:
+def _serialize(config: ModelConfig, weights: TensorFile, tensor: Callable[[str], TensorProto]) -> bytes:
     """Build the model; `tensor` makes the initialiser of a name."""
     from onnx import TensorProto, helper
 

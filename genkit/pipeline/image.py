@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from genkit import library
 from genkit.files import read_json
-from genkit.image.config import DCGANConfig
+from genkit.image.modelconfig import read_model_config
 from genkit.pipeline.base import Pipeline, guard
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class ImagePipeline(Pipeline):
     task = "image"
 
     def _open(self) -> None:
-        shape = DCGANConfig.from_dict(read_json(self.path / library.CONFIG))
+        shape = read_model_config(read_json(self.path / library.CONFIG))
         self.size, self.channels, self.nz = shape.size, shape.channels, shape.nz
         self.engine: ImageEngine = self._open_torch() if self.placement.engine == "torch" else self._open_onnx()
 

@@ -30,7 +30,7 @@ def test_info_of_a_text_model(genkit: Run, tiny_text: Path) -> None:
 
 
 def test_parameters_of_the_generator(genkit: Run, tiny_image: Path) -> None:
-    from genkit.image.config import DCGANConfig
+    from genkit.image.modelconfig import DCGANConfig
     from genkit.image.models.dcgan import Generator
 
     numbers = sum(p.numel() for p in Generator(DCGANConfig(size=32, nz=8, ngf=4, ndf=4)).state_dict().values())

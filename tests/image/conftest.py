@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from genkit.files import write_json
-from genkit.image.config import DCGANConfig
+from genkit.image.modelconfig import DCGANConfig
 from genkit.image.models.dcgan import Generator, reestimate_batch_norm
 from genkit.image.models.store import CONFIG, WEIGHTS
 from genkit.training.weights import save_tensors

@@ -18,7 +18,7 @@ import torch
 from genkit.errors import InputError
 from genkit.files import check_safetensors, write_json
 from genkit.image import graph
-from genkit.image.config import SIZES, DCGANConfig
+from genkit.image.modelconfig import SIZES, DCGANConfig, read_model_config
 from genkit.image.models.dcgan import Generator
 from genkit.image.models.store import load_generator
 from genkit.image.noise import seeded_latents
@@ -88,7 +88,7 @@ def test_a_script_without_genkit_draws_from_it(
 
 
 def shape(model: Path) -> DCGANConfig:
-    return DCGANConfig.from_dict(json.loads((model / "config.json").read_text()))
+    return read_model_config(json.loads((model / "config.json").read_text()))
 
 
 def test_the_bundled_graph_is_the_one_that_its_weights_give() -> None:
@@ -125,7 +125,7 @@ def test_what_a_graph_cannot_point_into(model: Path, tmp_path: Path) -> None:
     [
         ({"nz": 9}, r"different: main.0.weight is \[8, 16, 4, 4\], not \[9, 16, 4, 4\]"),
         ({"size": 64}, r"missing: main.10.bias, main.10.num_batches_tracked, main.10.running_mean; different: main.0"),
-        ({"size": 48}, "size=48 is not a DCGAN"),
+        ({"size": 48}, "size=48 is not a dcgan"),
     ],
 )
 def test_weights_of_another_model(model: Path, change: dict[str, int], message: str) -> None:

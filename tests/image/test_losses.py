@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from genkit.image.config import DCGANConfig, GANTrainConfig
+from genkit.image.config import GANTrainConfig
 from genkit.image.losses import LOSSES, r1_penalty
+from genkit.image.modelconfig import DCGANConfig
 from genkit.image.models.dcgan import Discriminator
 
 

@@ -19,12 +19,13 @@ import genkit.image.game as game
 from genkit.errors import InputError, Terminated, TrainingStopped, UsageError
 from genkit.image import graph
 from genkit.image.canvas import grid
-from genkit.image.config import DCGANConfig, GANTrainConfig
+from genkit.image.config import GANTrainConfig
 from genkit.image.data import prepare
 from genkit.image.engines import ImageRequest
 from genkit.image.engines.onnx import OnnxImageEngine
 from genkit.image.engines.torch import TorchImageEngine
 from genkit.image.losses import GANLoss
+from genkit.image.modelconfig import DCGANConfig
 from genkit.image.models.dcgan import Discriminator, Generator
 from genkit.image.models.store import load_generator
 from genkit.image.noise import batch_latents, latents

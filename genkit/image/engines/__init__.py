@@ -17,10 +17,12 @@ class ImageRequest:
     Attributes:
         seed: where the latent comes from; engines hand it on and draw from `z` alone.
         z: the latent, float32 (nz,).
+        label: which of the model's classes; None where it has none.
     """
 
     seed: int
     z: NDArray[np.float32]
+    label: int | None = None
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from genkit.errors import ResourceError
 from genkit.files import read_json
 from genkit.image import graph
-from genkit.image.config import DCGANConfig
 from genkit.image.engines import ImageEvent, ImageRequest
+from genkit.image.modelconfig import read_model_config
 from genkit.library import CONFIG, WEIGHTS
 from genkit.runtime.device import cpu_count
 from genkit.tensors import TensorFile
@@ -46,7 +46,7 @@ class OnnxImageEngine:
     """
 
     def __init__(self, folder: Path, *, threads: int | None = None) -> None:
-        self.config = DCGANConfig.from_dict(read_json(folder / CONFIG))
+        self.config = read_model_config(read_json(folder / CONFIG))
         weights = TensorFile(folder / WEIGHTS)
         shapes = graph.shapes(self.config)
         weights.check_fits(shapes)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genkit.image.engines import ImageEvent, ImageRequest
-from genkit.image.models.dcgan import Generator
+from genkit.image.models.networks import Generator
 from genkit.runtime.manager import Runtime
 
 BATCH = 64

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from genkit.image.config import DCGANConfig
+from genkit.image.modelconfig import DCGANConfig
 
 
 class Generator(nn.Module):
@@ -39,7 +39,7 @@ class Generator(nn.Module):
         self.main = nn.Sequential(*layers)
         self.apply(init_weights)
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Tensor, y: None = None) -> Tensor:
         return self.main(z[:, :, None, None])  # type: ignore[no-any-return]  # (N, nz, 1, 1) -> (N, C, H, W)
 
 
@@ -73,7 +73,7 @@ class Discriminator(nn.Module):
                 if isinstance(layer, nn.Conv2d):
                     spectral_norm(layer)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, y: None = None) -> Tensor:
         return self.main(x).flatten()  # type: ignore[no-any-return]  # (N, 1, 1, 1) -> (N,)
 
 

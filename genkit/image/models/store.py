@@ -9,8 +9,8 @@ from torch import nn
 
 from genkit.errors import InputError
 from genkit.files import read_json
-from genkit.image.config import DCGANConfig
-from genkit.image.models.dcgan import Discriminator, Generator
+from genkit.image.modelconfig import read_model_config
+from genkit.image.models.networks import Discriminator, Generator, generator_of
 from genkit.library import CONFIG as CONFIG
 from genkit.library import WEIGHTS as WEIGHTS
 from genkit.training.weights import copy_weights, load_tensors
@@ -22,14 +22,14 @@ def load_generator(folder: Path) -> Generator:
     Raises:
         InputError: missing, corrupt or unsafe files, or tensors that do not fit the config.
     """
-    config = DCGANConfig.from_dict(read_json(folder / CONFIG))
+    config = read_model_config(read_json(folder / CONFIG))
     tensors = load_tensors(folder / WEIGHTS)
     with torch.device("meta"):
-        claimed = parameter_count(Generator(config))
+        claimed = parameter_count(generator_of(config))
     held = sum(tensor.numel() for tensor in tensors.values())
     if claimed > held:  # before the memory for it is asked for
         raise InputError(f"{folder}: {CONFIG} speaks of {claimed:,} parameters, {WEIGHTS} holds {held:,}")
-    generator = Generator(config)
+    generator = generator_of(config)
     copy_weights(generator, tensors, WEIGHTS)
     if not all(torch.isfinite(tensor).all() for tensor in generator.state_dict().values()):
         raise InputError(f"{folder / WEIGHTS} holds numbers that are not finite", "use another model")

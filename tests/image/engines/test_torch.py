@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from genkit.image.config import DCGANConfig
 from genkit.image.engines import ImageRequest
 from genkit.image.engines.torch import BATCH, TorchImageEngine, to_pixels
+from genkit.image.modelconfig import DCGANConfig
 from genkit.image.models.dcgan import Generator, reestimate_batch_norm
 from genkit.image.noise import latents
 from genkit.runtime.device import Hardware, resolve

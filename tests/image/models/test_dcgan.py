@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from genkit.errors import InputError
-from genkit.image.config import DCGANConfig
+from genkit.image.modelconfig import DCGANConfig
 from genkit.image.models.dcgan import Discriminator, Generator, reestimate_batch_norm
 from genkit.image.models.store import parameter_count
 

@@ -1,0 +1,104 @@
+"""Shapes of the networks, as `config.json` holds them. Stdlib only."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
+
+from genkit.errors import InputError
+
+SIZES = (32, 64, 128, 256)
+CHANNELS = {1: "grey", 3: "RGB", 4: "RGBA"}
+D_NORMS = ("batch", "spectral", "none")
+MAX_CLASSES = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What every generator has.
+
+    Attributes:
+        size: side of the square image in pixels.
+        channels: 1 grey, 3 RGB, 4 RGBA.
+        nz: length of the latent vector.
+        ngf, ndf: filters of the last generator and first discriminator stage.
+        classes: names of what can be asked for, by label; empty when there is no choice.
+    """
+
+    arch: ClassVar[str]
+    size: int = 64
+    channels: int = 3
+    nz: int = 100
+    ngf: int = 64
+    ndf: int = 64
+    classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", tuple(self.classes))
+        for name, ok in self._rules().items():
+            if not ok:
+                value = getattr(self, name)
+                raise InputError(f"model config: {name}={value!r} is not a {self.arch} that genkit builds")
+
+    def _rules(self) -> dict[str, bool]:
+        return {
+            "size": self.size in SIZES,
+            "channels": self.channels in CHANNELS,
+            "nz": isinstance(self.nz, int) and 1 <= self.nz <= 4096,
+            "ngf": isinstance(self.ngf, int) and 1 <= self.ngf <= 1024,
+            "ndf": isinstance(self.ndf, int) and 1 <= self.ndf <= 1024,
+            "classes": len(self.classes) <= MAX_CLASSES
+            and all(isinstance(name, str) for name in self.classes)
+            and len(set(self.classes)) == len(self.classes) != 1,
+        }
+
+    def widths(self, base: int) -> list[int]:
+        """Filters at 4x4, 8x8, ... size/2: `[8, 4, 2, 1] * base` at 64 pixels."""
+        stages = self.size.bit_length() - 3
+        return [base << i for i in reversed(range(stages))]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"model_type": self.arch, "arch": self.arch, **asdict(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DCGANConfig(ModelConfig):
+    """Shape of a DCGAN (Radford et al. 2015), as in the PyTorch example; it has no classes.
+
+    Attributes:
+        d_norm: normalisation inside the discriminator; `batch` is the reference.
+    """
+
+    arch: ClassVar[str] = "dcgan"
+    d_norm: str = "batch"
+
+    def _rules(self) -> dict[str, bool]:
+        return super()._rules() | {"d_norm": self.d_norm in D_NORMS, "classes": not self.classes}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlusConfig(ModelConfig):
+    """Shape of genkit's own layout: DCGAN's outline with residual blocks, and labels if there are classes."""
+
+    arch: ClassVar[str] = "plus"
+
+
+_ARCHES: dict[str, type[ModelConfig]] = {cls.arch: cls for cls in (DCGANConfig, PlusConfig)}
+ARCHES = tuple(_ARCHES)
+
+
+def read_model_config(values: dict[str, Any]) -> ModelConfig:
+    """Read `config.json`.
+
+    Raises:
+        InputError: an unknown layout or key, or a size out of range.
+    """
+    arch = values.get("arch")
+    cls = _ARCHES.get(arch) if isinstance(arch, str) else None
+    if cls is None:
+        known = ", ".join(ARCHES)
+        raise InputError(f"model config: arch={arch!r} is none of {known}", "was it written by a newer genkit?")
+    values = {name: value for name, value in values.items() if name not in ("model_type", "arch")}
+    if unknown := sorted(set(values) - {field.name for field in fields(cls)}):
+        raise InputError(f"model config: unknown key {unknown[0]!r}", "was it written by a newer genkit?")
+    return cls(**values)
