@@ -12,6 +12,7 @@ from typing import Literal
 from genkit.config import suggest
 from genkit.errors import InputError
 from genkit.files import check_safetensors, read_json
+from genkit.image.modelconfig import ARCHES
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"  # together a model
 INDEX = "model.safetensors.index.json"  # which tensor lies in which file, where the weights are in several
@@ -119,7 +120,7 @@ def kind(path: Path) -> Literal["text", "image"]:
     """
     if path.suffix == GGUF and path.is_file():
         return "text"
-    return "image" if read_json(path / CONFIG).get("model_type") == "dcgan" else "text"
+    return "image" if read_json(path / CONFIG).get("model_type") in ARCHES else "text"
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -9,15 +9,17 @@ package is, imported when a graph is made.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from genkit import __version__
 from genkit.errors import InputError
 from genkit.files import read_json, write_bytes
-from genkit.image.modelconfig import ModelConfig, read_model_config
+from genkit.image.graphs import dcgan, plus
+from genkit.image.graphs.net import Net, Shape
+from genkit.image.modelconfig import DCGANConfig, ModelConfig, PlusConfig, read_model_config
 from genkit.library import CONFIG, WEIGHTS
 from genkit.tensors import TensorFile
 
@@ -27,20 +29,26 @@ if TYPE_CHECKING:
 GRAPH = "generator.onnx"
 _FORMAT = 1  # of the graph made here; another one makes graphs on disk stale
 _OPSET, _IR = 17, 8  # what runtimes since 2022 read
-_EPSILON = 1e-5  # of torch's BatchNorm2d
-_NORM = ("weight", "bias", "running_mean", "running_var")
+_Z, _Y, _IMAGE = "z", "y", "image"
 
 
-def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+def net(config: ModelConfig) -> Net:
+    """The layers of a generator, whichever layout it has."""
+    made = Net()
+    match config:
+        case DCGANConfig():
+            dcgan.draw(made, config, _Z)
+        case PlusConfig():
+            plus.draw(made, config, _Z, _Y)
+        case _:
+            raise TypeError(config)
+    return made
+
+
+def shapes(config: ModelConfig) -> dict[str, Shape]:
     """Name -> shape of every tensor that the file of a generator holds."""
-    channels = [config.nz, *config.widths(config.ngf), config.channels]
-    found: dict[str, tuple[int, ...]] = {}
-    for stage, (before, after) in enumerate(pairwise(channels)):
-        found[_convolution(stage)] = (before, after, 4, 4)
-        if stage < len(channels) - 2:
-            found |= dict.fromkeys(_norm(stage), (after,))
-            found[f"main.{3 * stage + 1}.num_batches_tracked"] = ()
-    return found
+    made = net(config)
+    return made.weights | made.unused
 
 
 def write(folder: Path, path: Path | None = None, *, self_contained: bool = False) -> None:
@@ -61,8 +69,8 @@ def write(folder: Path, path: Path | None = None, *, self_contained: bool = Fals
     if self_contained:
         data = whole_graph(config, weights)
     else:
-        for name, shape in shapes(config).items():
-            if shape and (dtype := weights.tensors.get(name, {}).get("dtype", "F32")) != "F32":
+        for name in net(config).weights:
+            if (dtype := weights.tensors.get(name, {}).get("dtype", "F32")) != "F32":
                 raise InputError(f"{weights.path}: tensor {name!r} is {dtype}, and {GRAPH} points to F32 only")
         data = graph(config, weights)
     write_bytes(path or folder / GRAPH, data)
@@ -71,6 +79,8 @@ def write(folder: Path, path: Path | None = None, *, self_contained: bool = Fals
 def graph(config: ModelConfig, weights: TensorFile) -> bytes:
     """An ONNX model, z (N, nz) -> image (N, C, H, W) in [-1, 1], that points into the weight file.
 
+    Where there are classes it has a second input: the labels y, int64 (N,).
+
     Raises:
         InputError: the tensors do not fit the config.
     """
@@ -78,10 +88,11 @@ def graph(config: ModelConfig, weights: TensorFile) -> bytes:
 
 
 def whole_graph(config: ModelConfig, weights: TensorFile) -> bytes:
-    """As `graph`, with the weights inside."""
+    """As `graph`, with the weights inside, and the names of the classes, a JSON list, in its metadata."""
     from onnx import numpy_helper
 
-    return _serialize(config, weights, lambda name: numpy_helper.from_array(weights.floats(name), name))
+    more = {"classes": json.dumps(config.classes)} if config.classes else {}
+    return _serialize(config, weights, lambda name: numpy_helper.from_array(weights.floats(name), name), more)
 
 
 def fingerprint(weights: TensorFile) -> str:
@@ -98,49 +109,39 @@ def stored(folder: Path, weights: TensorFile) -> bytes | None:
     return data if fingerprint(weights).encode() in data else None
 
 
-def _serialize(config: ModelConfig, weights: TensorFile, tensor: Callable[[str], TensorProto]) -> bytes:
+def _serialize(
+    config: ModelConfig,
+    weights: TensorFile,
+    tensor: Callable[[str], TensorProto],
+    metadata: dict[str, str] | None = None,
+) -> bytes:
     """Build the model; `tensor` makes the initialiser of a name."""
     from onnx import TensorProto, helper
 
     weights.check_fits(shapes(config))
-    nodes = [helper.make_node("Unsqueeze", ["z", "axes"], ["latent"])]  # (N, nz) -> (N, nz, 1, 1)
-    initializers = [helper.make_tensor("axes", TensorProto.INT64, [2], [2, 3])]
-    last = len(config.widths(config.ngf))
-    x = "latent"
-    for stage in range(last + 1):
-        # the first stage makes 4x4 of 1x1, every other one doubles the side
-        stride, pad = (1, 0) if stage == 0 else (2, 1)
-        weight, norm = _convolution(stage), [] if stage == last else _norm(stage)
-        initializers += [tensor(name) for name in (weight, *norm)]
-        y = f"convolution_{stage}"
-        square: dict[str, Any] = {"kernel_shape": [4, 4], "strides": [stride] * 2, "pads": [pad] * 4}
-        nodes.append(helper.make_node("ConvTranspose", [x, weight], [y], **square))
-        if norm:
-            nodes.append(helper.make_node("BatchNormalization", [y, *norm], [f"norm_{stage}"], epsilon=_EPSILON))
-            nodes.append(helper.make_node("Relu", [f"norm_{stage}"], [x := f"relu_{stage}"]))
-        else:
-            nodes.append(helper.make_node("Tanh", [y], ["image"]))
-    z = helper.make_tensor_value_info("z", TensorProto.FLOAT, ["N", config.nz])
-    side = config.size
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", config.channels, side, side])
+    made = net(config)
+    last, side = made.nodes[-1].output, config.size
+    nodes = [
+        helper.make_node(node.op, node.inputs, [_IMAGE if node.output == last else node.output], **node.attributes)
+        for node in made.nodes
+    ]
+    initializers = [tensor(name) for name in made.weights]
+    for name, values in made.constants.items():
+        initializers.append(helper.make_tensor(name, TensorProto.INT64, [len(values)], values))
+    inputs = [helper.make_tensor_value_info(_Z, TensorProto.FLOAT, ["N", config.nz])]
+    if config.classes:
+        inputs.append(helper.make_tensor_value_info(_Y, TensorProto.INT64, ["N"]))
+    image = helper.make_tensor_value_info(_IMAGE, TensorProto.FLOAT, ["N", config.channels, side, side])
     model = helper.make_model(
-        helper.make_graph(nodes, "generator", [z], [image], initializers),
+        helper.make_graph(nodes, "generator", inputs, [image], initializers),
         opset_imports=[helper.make_opsetid("", _OPSET)],
         ir_version=_IR,
         producer_name="genkit",
         producer_version=__version__,
     )
-    helper.set_model_props(model, {"genkit": fingerprint(weights)})
+    helper.set_model_props(model, {"genkit": fingerprint(weights), **(metadata or {})})
     data: bytes = model.SerializeToString(deterministic=True)
     return data
-
-
-def _convolution(stage: int) -> str:
-    return f"main.{3 * stage}.weight"
-
-
-def _norm(stage: int) -> list[str]:
-    return [f"main.{3 * stage + 1}.{part}" for part in _NORM]
 
 
 def _pointer(weights: TensorFile, name: str) -> TensorProto:

@@ -126,7 +126,7 @@ def train_gan(
 
         def draw_sheet() -> None:
             with meter.measured("sample"):
-                sheet = grid(draw(finished(), _fixed_latents(config), runtime))
+                sheet = grid(draw(finished(), _fixed_latents(config), None, runtime))
                 write_bytes(run.samples / f"step-{state.step:06d}.png", encode(sheet, "png"))
 
         if not resume:

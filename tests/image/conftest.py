@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from genkit.files import write_json
-from genkit.image.modelconfig import DCGANConfig
-from genkit.image.models.dcgan import Generator, reestimate_batch_norm
+from genkit.image.modelconfig import read_model_config
+from genkit.image.models.dcgan import reestimate_batch_norm
+from genkit.image.models.networks import Generator, generator_of
 from genkit.image.models.store import CONFIG, WEIGHTS
 from genkit.training.weights import save_tensors
 
@@ -19,13 +22,14 @@ from genkit.training.weights import save_tensors
 def save_generator(tmp_path: Path) -> Callable[..., Path]:
     """Make a model directory whose images use all levels and differ, and no graph in it."""
 
-    def save(name: str = "model", seed: int = 0, **shape: int) -> Path:
-        config = DCGANConfig(**({"size": 32, "nz": 8, "ngf": 4, "ndf": 4} | shape))
+    def save(name: str = "model", seed: int = 0, **shape: Any) -> Path:
+        config = read_model_config({"arch": "dcgan", "size": 32, "nz": 8, "ngf": 4, "ndf": 4} | shape)
         torch.manual_seed(seed)
-        generator = Generator(config)
-        reestimate_batch_norm(generator, [torch.randn(64, config.nz) for _ in range(4)])
-        with torch.no_grad():
-            generator.main[-2].weight.mul_(20)  # the last convolution, before tanh
+        generator = generator_of(config)
+        latents = [torch.randn(64, config.nz) for _ in range(4)]
+        if config.arch == "dcgan":
+            reestimate_batch_norm(generator, latents)
+        _strengthen(generator, latents[0])
         folder = tmp_path / name
         folder.mkdir()
         save_tensors(folder / WEIGHTS, generator.state_dict())
@@ -33,3 +37,12 @@ def save_generator(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return save
+
+
+@torch.no_grad()
+def _strengthen(generator: Generator, z: torch.Tensor) -> None:
+    """Scale the last convolution, so that what goes into tanh has a deviation of one."""
+    classes = generator.config.classes
+    y = torch.arange(len(z)) % len(classes) if classes else None
+    last = [m for m in generator.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)][-1]
+    last.weight.mul_(1 / generator.eval()(z, y).atanh().std())

@@ -15,12 +15,13 @@ class ImageRequest:
     """Draw the picture of a latent.
 
     Attributes:
-        seed: where the latent comes from; engines hand it on and draw from `z` alone.
+        seed: where the latent comes from, None if from no seed; engines hand it on
+            and draw from `z` and `label` alone.
         z: the latent, float32 (nz,).
         label: which of the model's classes; None where it has none.
     """
 
-    seed: int
+    seed: int | None
     z: NDArray[np.float32]
     label: int | None = None
 
@@ -34,12 +35,14 @@ class ImageEvent:
         seed: the request's seed.
         pixels: uint8 (H, W, C).
         z: the latent that it was drawn from, float32 (nz,).
+        label: the class that it was drawn from; None where the model has none.
     """
 
     index: int
-    seed: int
+    seed: int | None
     pixels: NDArray[np.uint8]
     z: NDArray[np.float32]
+    label: int | None = None
 
 
 class ImageEngine(Protocol):

@@ -48,9 +48,8 @@ class OnnxImageEngine:
     def __init__(self, folder: Path, *, threads: int | None = None) -> None:
         self.config = read_model_config(read_json(folder / CONFIG))
         weights = TensorFile(folder / WEIGHTS)
-        shapes = graph.shapes(self.config)
-        weights.check_fits(shapes)
-        self._tensors = {name: np.array(weights.floats(name)) for name, shape in shapes.items() if shape}
+        weights.check_fits(graph.shapes(self.config))
+        self._tensors = {name: np.array(weights.floats(name)) for name in graph.net(self.config).weights}
         self._runtime = import_onnxruntime()
         self._session = self._open(folder, weights)
         self._threads = threads or cpu_count()
@@ -66,11 +65,11 @@ class OnnxImageEngine:
         with ThreadPoolExecutor(self._threads) as pool:
             while True:
                 for request in islice(waiting, 2 * self._threads - len(drawn)):
-                    drawn.append((request, pool.submit(self._draw, request.z)))
+                    drawn.append((request, pool.submit(self._draw, request)))
                 if not drawn:
                     return
                 request, pixels = drawn.popleft()
-                yield ImageEvent(index, request.seed, pixels.result(), request.z)
+                yield ImageEvent(index, request.seed, pixels.result(), request.z, request.label)
                 index += 1
 
     def _open(self, folder: Path, weights: TensorFile) -> Any:
@@ -90,10 +89,13 @@ class OnnxImageEngine:
         options.add_external_initializers(list(self._tensors), values)
         return self._runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
-    def _draw(self, z: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """A latent (nz,) to pixels (H, W, C)."""
+    def _draw(self, request: ImageRequest) -> NDArray[np.uint8]:
+        """A latent (nz,) and its label to pixels (H, W, C)."""
+        feed: dict[str, NDArray[Any]] = {"z": request.z[None]}
+        if self.config.classes:
+            feed["y"] = np.array([request.label], np.int64)
         try:
-            image: NDArray[np.float32] = self._session.run(None, {"z": z[None]})[0][0]
+            image: NDArray[np.float32] = self._session.run(None, feed)[0][0]
         except Exception as error:
             _raise_if_memory(error)
             raise

@@ -30,16 +30,20 @@ class TorchImageEngine:
         index = 0
         while batch := list(islice(waiting, BATCH)):
             z = np.stack([request.z for request in batch])  # (N, nz)
-            for request, pixels in zip(batch, draw(self.model, z, self.runtime), strict=True):
-                yield ImageEvent(index, request.seed, pixels, request.z)
+            labels = np.array([request.label for request in batch]) if self.model.config.classes else None  # (N,)
+            for request, pixels in zip(batch, draw(self.model, z, labels, self.runtime), strict=True):
+                yield ImageEvent(index, request.seed, pixels, request.z, request.label)
                 index += 1
 
 
 @torch.inference_mode()
-def draw(model: Generator, z: NDArray[np.float32], runtime: Runtime) -> NDArray[np.uint8]:
-    """Latents (N, nz) to pixels (N, H, W, C)."""
+def draw(
+    model: Generator, z: NDArray[np.float32], labels: NDArray[np.int64] | None, runtime: Runtime
+) -> NDArray[np.uint8]:
+    """Latents (N, nz), and labels (N,) where the model has classes, to pixels (N, H, W, C)."""
+    y = None if labels is None else torch.from_numpy(labels).to(runtime.device)
     with runtime.autocast():
-        images = model(torch.from_numpy(z).to(runtime.device))
+        images = model(torch.from_numpy(z).to(runtime.device), y)
     return to_pixels(images)
 
 
