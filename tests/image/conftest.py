@@ -26,6 +26,9 @@ def save_generator(tmp_path: Path) -> Callable[..., Path]:
         config = read_model_config({"arch": "dcgan", "size": 32, "nz": 8, "ngf": 4, "ndf": 4} | shape)
         torch.manual_seed(seed)
         generator = generator_of(config)
+        for parameter in generator.parameters():
+            if parameter.ndim > 1:
+                nn.init.kaiming_normal_(parameter)  # or what the latents say would fade from layer to layer
         latents = [torch.randn(64, config.nz) for _ in range(4)]
         if config.arch == "dcgan":
             reestimate_batch_norm(generator, latents)
@@ -45,4 +48,7 @@ def _strengthen(generator: Generator, z: torch.Tensor) -> None:
     classes = generator.config.classes
     y = torch.arange(len(z)) % len(classes) if classes else None
     last = [m for m in generator.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)][-1]
-    last.weight.mul_(1 / generator.eval()(z, y).atanh().std())
+    made: list[torch.Tensor] = []
+    with last.register_forward_hook(lambda module, inputs, output: made.append(output)):
+        generator.eval()(z, y)
+    last.weight.div_(made[0].std())
