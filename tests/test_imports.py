@@ -56,6 +56,7 @@ PURE = (
     "genkit.image.models.networks",
     "genkit.image.models.plus",
     "genkit.image.losses",
+    "genkit.image.metrics",
 )
 HEAVY = {"torch", "numpy", "rich", "PIL", "transformers", "tokenizers", "safetensors", "torchvision",
          "huggingface_hub", "onnxruntime", "onnx", "av", "chafa"}  # fmt: skip
