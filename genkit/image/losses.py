@@ -15,13 +15,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LogitLoss = Callable[[Tensor, Tensor], Tensor]
+_STEEPEST = 8.0  # exp(8) times a gradient is as much as a step survives
 
 
 class GANLoss(NamedTuple):
-    """Each maps (real logits, fake logits) to a scalar to be minimised."""
+    """Functions of (real logits, fake logits).
+
+    Attributes:
+        discriminator, generator: a scalar to be minimised by each.
+        turn: (N,), how the slope of the generator's loss at each fake logit compares with
+            that of the discriminator's: what turns the gradient of one into that of the
+            other (Shen et al., arXiv 2103.00430). None where the discriminator's may be 0.
+    """
 
     discriminator: LogitLoss
     generator: LogitLoss
+    turn: LogitLoss | None = None
 
 
 def bce_discriminator(real: Tensor, fake: Tensor) -> Tensor:
@@ -34,6 +43,24 @@ def bce_generator(real: Tensor, fake: Tensor) -> Tensor:
     return F.softplus(-fake).mean()
 
 
+def bce_turn(real: Tensor, fake: Tensor) -> Tensor:
+    """-sigmoid(-D) / sigmoid(D)."""
+    return -torch.exp(-fake.clamp(-_STEEPEST, _STEEPEST))
+
+
+def relativistic_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+    """-log sigmoid(D(x) - D(G(z))), in pairs (Jolicoeur-Martineau, arXiv 1807.00734)."""
+    return F.softplus(fake - real).mean()
+
+
+def relativistic_generator(real: Tensor, fake: Tensor) -> Tensor:
+    return F.softplus(real - fake).mean()
+
+
+def relativistic_turn(real: Tensor, fake: Tensor) -> Tensor:
+    return bce_turn(real, fake - real)
+
+
 def hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
     """Margins on both sides (Lim and Ye, arXiv 1705.02894)."""
     return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
@@ -44,7 +71,8 @@ def hinge_generator(real: Tensor, fake: Tensor) -> Tensor:
 
 
 LOSSES: dict[str, GANLoss] = {
-    "bce": GANLoss(bce_discriminator, bce_generator),
+    "bce": GANLoss(bce_discriminator, bce_generator, bce_turn),
+    "relativistic": GANLoss(relativistic_discriminator, relativistic_generator, relativistic_turn),
     "hinge": GANLoss(hinge_discriminator, hinge_generator),
 }
 
