@@ -257,6 +257,19 @@ class GANTrainConfig(Config):
     )
 
     out: str = option("runs/gan", "Run directory.", metavar="RUN", section=_RUN)
+    eval_interval: int | None = option(
+        None, "Steps between measurements of how good the model is; default: about 10 times a run.", min=1, section=_RUN
+    )
+    eval_images: int | None = option(
+        None,
+        "Images to draw for a measurement; default: 500, or fewer where the budget is short.",
+        min=2,
+        max=50_000,
+        section=_RUN,
+    )
+    patience: int = option(
+        0, "Stop after this many measurements in a row without a better one; 0: never.", min=0, section=_RUN
+    )
     sample_interval: int | None = option(
         None, "Steps between sample grids; default: about 20 times a run.", min=1, section=_RUN
     )
