@@ -4,7 +4,8 @@ import pytest
 
 from genkit.config import Config, parse_count, parse_duration, range_text, suggest
 from genkit.errors import InputError, UsageError
-from genkit.image.config import GANTrainConfig, parse_seeds
+from genkit.image.config import GANTrainConfig
+from genkit.image.lists import parse_seeds
 from genkit.image.modelconfig import DCGANConfig, PlusConfig, read_model_config
 from genkit.text.config import GenerationConfig, GPTConfig, TextTrainConfig
 

@@ -40,6 +40,9 @@ def encode(pixels: NDArray[np.uint8], name: str, columns: int) -> bytes | None:
         return None
     import numpy as np
 
+    from genkit.image.canvas import on_white
+
+    pixels = on_white(pixels)
     height, width, _ = pixels.shape
     config = chafa.CanvasConfig()
     scale = min(1.0, columns * CELL[0] / width)
@@ -71,11 +74,11 @@ def shrink(pixels: NDArray[np.uint8], columns: int, *, lines: int) -> NDArray[np
     import numpy as np
     from PIL import Image
 
-    from genkit.image.canvas import to_image
+    from genkit.image.canvas import on_white, to_image
 
     height, width, _ = pixels.shape
     rows = max(1, round(columns * height / width / 2))
-    small = to_image(pixels).convert("RGB").resize((columns, lines * rows), Image.Resampling.LANCZOS)
+    small = to_image(on_white(pixels)).convert("RGB").resize((columns, lines * rows), Image.Resampling.LANCZOS)
     return np.asarray(small)
 
 

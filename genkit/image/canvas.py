@@ -6,6 +6,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import IO, Any
 
 import numpy as np
@@ -15,36 +16,65 @@ from PIL import Image, PngImagePlugin
 from genkit.errors import InputError, UsageError
 
 MAX_SIDE = {"png": (1 << 31) - 1, "webp": 16383, "jpg": 65500}
+OPAQUE = ("jpg", "gif", "mp4")  # what has no transparency
+_WIDEST = 16  # pictures of one group side by side
 _DESCRIPTION = 0x010E  # EXIF ImageDescription
 
 
 class Sheet:
-    """Room for `n` pictures row by row on white, as square as can be.
+    """Room for `n` pictures row by row on white, as square as can be; on nothing, if they have transparency.
 
     Args:
         n: how many pictures.
         shape: (H, W, C) of each.
-        columns: pictures in a row; default: ceil(sqrt(n)).
+        columns: pictures in a row; default: ceil(sqrt(n)), or what suits the groups.
         gap: pixels between neighbours and around the edge.
+        groups: of each picture; neighbours of the same group get rows of their own,
+            or as many places as the largest group needs.
 
     Attributes:
         shape: (H, W, C) of the whole.
     """
 
-    def __init__(self, n: int, shape: tuple[int, int, int], columns: int | None = None, gap: int = 2) -> None:
+    def __init__(
+        self,
+        n: int,
+        shape: tuple[int, int, int],
+        columns: int | None = None,
+        gap: int = 2,
+        groups: Sequence[Any] | None = None,
+    ) -> None:
         self._height, self._width, channels = shape
-        self._columns, self._gap = min(n, columns or math.ceil(math.sqrt(n))), gap
-        rows = math.ceil(n / self._columns)
+        self._gap = gap
+        self._columns, self._cells = _arranged(list(groups or [0] * n), columns)
+        rows = self._cells[-1] // self._columns + 1
         self.shape = (gap + rows * (self._height + gap), gap + self._columns * (self._width + gap), channels)
 
     def fill(self, pictures: Iterable[NDArray[np.uint8]]) -> NDArray[np.uint8]:
         """The sheet with the pictures on it; they may come one at a time."""
         pixels = np.full(self.shape, 255, np.uint8)
-        for i, picture in enumerate(pictures):
-            y = self._gap + i // self._columns * (self._height + self._gap)
-            x = self._gap + i % self._columns * (self._width + self._gap)
+        pixels[:, :, 3:] = 0  # alpha
+        for cell, picture in zip(self._cells, pictures, strict=True):
+            y = self._gap + cell // self._columns * (self._height + self._gap)
+            x = self._gap + cell % self._columns * (self._width + self._gap)
             pixels[y : y + self._height, x : x + self._width] = picture
         return pixels
+
+
+def _arranged(groups: list[Any], columns: int | None) -> tuple[int, list[int]]:
+    """How many columns a sheet has, and the cell of each picture, row by row."""
+    sizes = [len(list(members)) for _, members in groupby(groups)]
+    square, largest = math.ceil(math.sqrt(len(groups))), max(sizes)
+    if columns is None:
+        whole = largest * max(1, square // largest)  # whole groups in a row
+        columns = whole if len(sizes) > 1 and whole <= _WIDEST else square
+    columns = min(columns, len(groups))
+    cells: list[int] = []
+    start = 0
+    for size in sizes:
+        cells += range(start, start + size)
+        start += largest if columns % largest == 0 else -(-size // columns) * columns
+    return columns, cells
 
 
 def grid(
@@ -64,7 +94,7 @@ def check_sides(shape: Sequence[int], format: str) -> None:
 
 
 def encode(pixels: NDArray[np.uint8], format: str, note: Mapping[str, str] | None = None) -> bytes:
-    """One picture (H, W, C) as png or webp, both lossless, or jpg.
+    """One picture (H, W, C) as png or webp, both lossless, or jpg, where a transparent one lies on white.
 
     Args:
         note: how it was drawn, e.g. seed, model and its hash; PNG text chunks, or a
@@ -75,16 +105,26 @@ def encode(pixels: NDArray[np.uint8], format: str, note: Mapping[str, str] | Non
     """
     check_sides(pixels.shape, format)
     file = _Named(f"picture.{format}")
-    options: dict[str, Any] = {"lossless": True} if format == "webp" else {"quality": 95, "subsampling": 0}
+    pixels = on_white(pixels) if format in OPAQUE else pixels
+    options: dict[str, Any]
     if format == "png":
         text = PngImagePlugin.PngInfo()
         options = {"pnginfo": text}
         for key, value in (note or {}).items():
             text.add_text(key, value)
     else:
+        options = {"lossless": True, "exact": True} if format == "webp" else {"quality": 95, "subsampling": 0}
         options["exif"] = exif(json.dumps(dict(note)) if note else "")
     to_image(pixels).save(file, **options)
     return file.getvalue()
+
+
+def on_white(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A picture (H, W, 4) laid on white, (H, W, 3); any other as it is."""
+    if pixels.shape[2] != 4:
+        return pixels
+    color, alpha = pixels[:, :, :3].astype(np.uint16), pixels[:, :, 3:].astype(np.uint16)
+    return ((color * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
 class _Named(io.BytesIO):
@@ -110,19 +150,28 @@ def exif(description: str) -> Image.Exif:
 
 def encode_npz(
     images: NDArray[np.uint8],
-    seeds: Sequence[int],
+    seeds: Sequence[int] | None,
     latents: NDArray[np.float32],
     note: Mapping[str, str] | None = None,
+    labels: Sequence[int] | None = None,
 ) -> bytes:
     """Pictures as arrays.
 
+    Args:
+        seeds: None if the latents come from none.
+        labels: None if the model has no classes.
+
     Returns:
-        an npz file of `images` uint8 (N, H, W, C), `seeds` uint64 (N,), `latents`
-        float32 (N, nz), and `note`, a JSON string.
+        an npz file of `images` uint8 (N, H, W, C), `seeds` uint64 (N,), `labels` int64
+        (N,), `latents` float32 (N, nz), and `note`, a JSON string.
     """
     file = io.BytesIO()
-    written = np.array(json.dumps(dict(note or {})))
-    np.savez_compressed(file, images=images, seeds=np.array(seeds, np.uint64), latents=latents, note=written)
+    arrays: dict[str, NDArray[Any]] = {"images": images}
+    if seeds is not None:
+        arrays["seeds"] = np.array(seeds, np.uint64)
+    if labels is not None:
+        arrays["labels"] = np.array(labels, np.int64)
+    np.savez_compressed(file, **arrays, latents=latents, note=np.array(json.dumps(dict(note or {}))))
     return file.getvalue()
 
 

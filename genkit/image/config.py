@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from genkit.config import LARGEST_SEED, Config, option, parse_count, parse_duration
 from genkit.errors import UsageError
+from genkit.image.lists import check_stops, parse_classes, parse_seeds, parse_stops
 from genkit.image.modelconfig import D_NORMS, SIZES
 
 MIN_TRUNCATION = 0.01  # below it most values would be drawn hundreds of times
@@ -76,99 +77,14 @@ class ImageSampleConfig(Config):
             parse_seeds(self.seeds)
         if self.classes is not None:
             parse_classes(self.classes)
-        if self.latent is not None and self.mix is not None and len(parse_stops(self.latent, "--latent")) != 2:
-            raise UsageError(f"--mix mixes two, and --latent {self.latent} is not two", "write --latent a.npz,b.npz")
         if self.latent is not None:
-            parse_stops(self.latent, "--latent")
+            parts = parse_stops(self.latent, "--latent")
+            if self.mix is not None and len(parts) != 2:
+                raise UsageError(f"--mix mixes two, and --latent {self.latent} is not two", "--latent a.npz,b.npz")
         if self.interpolate is not None:
             stops = parse_stops(self.interpolate, "--interpolate")
             if all(isinstance(stop, int) for stop in stops):  # how many a file holds is seen later
                 check_stops(len(stops), self.frames, self.interpolate)
-
-
-def check_stops(count: int, frames: int, text: str) -> None:
-    """Raise UsageError when a walk has too few stops or too many."""
-    if count < 2:
-        raise UsageError(f"--interpolate {text} is one seed", "name two or more, e.g. 0,5,9")
-    if count > frames:
-        raise UsageError(f"--interpolate names {count} seeds for {frames} frames", "raise --frames")
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Latents in a file: those from row `first` to row `last`, or to the end."""
-
-    path: str
-    first: int = 0
-    last: int | None = None
-
-
-def parse_stops(text: str, flag: str) -> list[int | Rows]:
-    """`0-1,me.npz,b.npz:3` -> [0, 1, Rows("me.npz"), Rows("b.npz", 3, 3)].
-
-    Raises:
-        UsageError: as `parse_seeds`, or rows that are none.
-    """
-    stops: list[int | Rows] = []
-    for part in text.split(","):
-        path, colon, rows = part.strip().rpartition(":")
-        path, rows = (path, rows) if path.lower().endswith(".npz") else (part.strip(), "")
-        if not path.lower().endswith(".npz"):
-            stops += _seed_range(part, text, flag)
-            continue
-        first, dash, last = rows.partition("-")
-        try:
-            stops.append(Rows(path, int(first), int(last) if dash else int(first)) if rows else Rows(path))
-        except ValueError:
-            raise UsageError(f"{flag} {part!r} names no rows of {path}", "write me.npz, me.npz:3 or me.npz:0-3") from None
-    return stops
-
-
-def parse_classes(text: str) -> list[tuple[str, int | None]]:
-    """`cat=8,dog=8` -> [("cat", 8), ("dog", 8)]; without numbers they are None.
-
-    Raises:
-        UsageError: no name, or some have a number and some have none.
-    """
-    found: list[tuple[str, int | None]] = []
-    for part in text.split(","):
-        name, equals, count = part.strip().rpartition("=")
-        name, number = (name, count) if equals and count.isdecimal() else (part.strip(), "")
-        if not name or number and not 1 <= int(number) <= 1_000_000:
-            raise UsageError(f"--class {text!r} is not a list of classes", "write cat=8,dog=8")
-        found.append((name, int(number) if number else None))
-    if len({count is None for _, count in found}) > 1:
-        raise UsageError(f"--class {text!r} has numbers for some classes only", "give every class one, or none")
-    return found
-
-
-def parse_seeds(text: str, flag: str = "--seeds") -> list[int]:
-    """`0-3,40` -> [0, 1, 2, 3, 40].
-
-    Args:
-        flag: where the text comes from, for the errors.
-
-    Raises:
-        UsageError: not such a list, more than a million seeds, or one above `LARGEST_SEED`.
-    """
-    seeds: list[int] = []
-    for part in text.split(","):
-        seeds += _seed_range(part, text, flag, limit=1_000_000 - len(seeds))
-    return seeds
-
-
-def _seed_range(part: str, text: str, flag: str, limit: int = 1_000_000) -> range:
-    first, dash, last = part.strip().partition("-")
-    try:
-        low = int(first)
-        high = int(last) if dash else low
-    except ValueError:
-        raise UsageError(f"{flag} {text!r} is not a list of seeds", "write 0-15,40") from None
-    if high > LARGEST_SEED:
-        raise UsageError(f"{flag} {text!r} has a seed above {LARGEST_SEED}", "write 0-15,40")
-    if high < low or high - low >= limit:
-        raise UsageError(f"{flag} {text!r} is an empty or too long range", "write 0-15,40")
-    return range(low, high + 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import GifImagePlugin, Image
 
 from genkit.errors import UsageError
-from genkit.image.canvas import exif, to_image
+from genkit.image.canvas import OPAQUE, exif, on_white, to_image
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -38,6 +38,7 @@ def write_film(
     """Write an animation; one frame is in memory, and in a webp the compressed ones.
 
     A gif has a palette of its own for each frame, a webp is lossless, an mp4 is H.264.
+    Only a webp has transparency; in the others the frames lie on white.
 
     Args:
         file: open for writing; an mp4 needs one that can seek.
@@ -50,6 +51,7 @@ def write_film(
     """
     check_film(form, fps)
     write = {"gif": _write_gif, "webp": _write_webp, "mp4": _write_mp4}[form]
+    frames = map(on_white, frames) if form in OPAQUE else frames
     write(file, frames, count, fps, loop, json.dumps(dict(note)) if note else "")
 
 
@@ -92,7 +94,7 @@ def _write_webp(file: IO[bytes], frames: Frames, count: int, fps: int, loop: boo
     images = map(to_image, frames)
     first = next(images)
     rest = [_Reel(images, count - 1)] if count > 1 else []
-    options = {"lossless": True, "loop": 0 if loop else 1, "duration": 1000 / fps, "exif": exif(note)}
+    options = {"lossless": True, "exact": True, "loop": 0 if loop else 1, "duration": 1000 / fps, "exif": exif(note)}
     first.save(file, "WEBP", save_all=True, append_images=rest, **options)
 
 

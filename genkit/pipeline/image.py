@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from genkit import library
@@ -20,13 +21,14 @@ class ImagePipeline(Pipeline):
     Attributes:
         size, channels: of every image.
         nz: length of the latent vector.
+        classes: names of what can be asked for, by label; empty when there is no choice.
     """
 
     task = "image"
 
     def _open(self) -> None:
-        shape = read_model_config(read_json(self.path / library.CONFIG))
-        self.size, self.channels, self.nz = shape.size, shape.channels, shape.nz
+        self.config = shape = read_model_config(read_json(self.path / library.CONFIG))
+        self.size, self.channels, self.nz, self.classes = shape.size, shape.channels, shape.nz, shape.classes
         self.engine: ImageEngine = self._open_torch() if self.placement.engine == "torch" else self._open_onnx()
 
     def _open_onnx(self) -> ImageEngine:
@@ -44,35 +46,68 @@ class ImagePipeline(Pipeline):
         with memory_guard("use --device cpu, or a smaller model"):
             return TorchImageEngine(load_generator(self.path), runtime)
 
-    def draw(self, seeds: Iterable[int], *, truncation: float | None = None) -> Iterator[ImageEvent]:
+    def draw(
+        self, seeds: Iterable[int], *, labels: Iterable[str | int] | None = None, truncation: float | None = None
+    ) -> Iterator[ImageEvent]:
         """One image a seed, in order; the same seed draws the same image whatever its neighbours.
 
         Args:
+            labels: a class for each seed, by name or number; default: seed modulo the
+                number of classes, so that seeds in a row show all of them.
             truncation: see `genkit.image.noise.latents`.
 
         Yields:
             events with `pixels`, uint8 (H, W, C).
 
         Raises:
-            UsageError: a truncation out of range.
+            UsageError: a truncation out of range, an unknown class, or labels for a model without classes.
             ResourceError: the memory does not suffice.
         """
+        if labels is None:
+            return self.render(self.request(seed, truncation=truncation) for seed in seeds)
+        pairs = zip(seeds, labels, strict=True)
+        return self.render(self.request(seed, label, truncation=truncation) for seed, label in pairs)
+
+    def request(self, seed: int, label: str | int | None = None, *, truncation: float | None = None) -> ImageRequest:
+        """What `draw` makes of a seed and a class: the latent and the label."""
         from genkit.image.engines import ImageRequest
+        from genkit.image.labels import by_seed, label_of
         from genkit.image.noise import latents
 
-        return self._draw(ImageRequest(seed, latents(seed, self.nz, truncation)) for seed in seeds)
+        drawn = by_seed(seed, self.classes) if label is None else label_of(label, self.classes)
+        return ImageRequest(seed, latents(seed, self.nz, truncation), drawn)
 
     def walk(
-        self, seeds: Sequence[int], frames: int, *, loop: bool = True, truncation: float | None = None
+        self,
+        stops: Sequence[int | ImageRequest],
+        frames: int,
+        *,
+        loop: bool = True,
+        label: str | int | None = None,
+        truncation: float | None = None,
     ) -> Iterator[ImageEvent]:
-        """The frames of a walk from seed to seed; see `genkit.image.walk.walk`. Each event has the last seed passed."""
+        """The frames of a walk from stop to stop; see `genkit.image.walk.walk`. Each event has the last seed passed.
+
+        Args:
+            stops: seeds or latents, two or more.
+            label: the class of all frames; default: that of the first stop.
+        """
+        import numpy as np
+
         from genkit.image.engines import ImageRequest
-        from genkit.image.noise import seeded_latents
         from genkit.image.walk import walk
 
-        stops = seeded_latents(seeds, self.nz, truncation)  # (K, nz)
-        return self._draw(ImageRequest(seeds[stop], z) for stop, z in walk(stops, frames, loop=loop))
+        passed = [self.request(stop, label, truncation=truncation) if isinstance(stop, int) else stop for stop in stops]
+        drawn = passed[0].label if label is None else self.request(0, label).label
+        ways = walk(np.stack([stop.z for stop in passed]), frames, loop=loop)
+        return self.render(ImageRequest(passed[stop].seed, z, drawn) for stop, z in ways)
 
-    def _draw(self, requests: Iterable[ImageRequest]) -> Iterator[ImageEvent]:
+    def render(self, requests: Iterable[ImageRequest]) -> Iterator[ImageEvent]:
+        """The images of latents, in order; a request without a label takes the first class."""
         with guard(self.placement.engine, "lower --n, or use --device cpu"):
-            yield from self.engine.generate(requests)
+            yield from self.engine.generate(map(self._labelled, requests))
+
+    def _labelled(self, request: ImageRequest) -> ImageRequest:
+        if request.label is None and self.classes:
+            return replace(request, label=0)
+        return request
