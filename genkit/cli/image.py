@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from genkit import __version__, library
-from genkit.cli.imagefiles import FORMATS, Kept, Target, choose_format, seed_list, write_each, write_one
+from genkit.cli import imagejob
+from genkit.cli.imagefiles import FORMATS, Kept, Target, choose_format, write_each, write_one
 from genkit.cli.options import chosen, command, config_options, model_option, option, runtime_options, seed_option
 from genkit.cli.sampling import open_model, timed, weights_hash
-from genkit.cli.terminal import STANDARD_OUTPUT, Terminal, is_terminal, random_seed, write
+from genkit.cli.terminal import STANDARD_OUTPUT, Terminal, is_terminal, write
 from genkit.cli.training import run_training, training_options
 from genkit.errors import UsageError
-from genkit.image.config import GANTrainConfig, ImageSampleConfig, parse_seeds
+from genkit.image.config import GANTrainConfig, ImageSampleConfig
+
+_OPAQUE = ("jpg", "gif", "mp4")  # what has no transparency
 
 if TYPE_CHECKING:
     from genkit.image.engines import ImageEvent
@@ -28,7 +31,10 @@ genkit image --n 16 --out grid.png
 genkit image --seeds 0-15,40 --out favourites.webp
 genkit image -m run --n 100 --each --out cats/
 genkit image --n 4 --seed 7 --out - | feh -
+genkit image -m fruits --class Cherry_1=8,Apple_Golden_1=8
 genkit image --interpolate 0,5,9 --frames 90 --out walk.gif
+genkit image --project cat.png --out me.npz
+genkit image --latent me.npz,7 --mix 0.3
 genkit image --n 1 --truncation 0.7 --preview
 """
 
@@ -81,43 +87,45 @@ def image(
 ) -> None:
     """Draw images into a grid, into single files, or a walk between them.
 
-    The paths of the files are printed. A file keeps its seeds and model:
-    `genkit info grid.png` reads them back.
+    The paths of the files are printed. A file keeps its seeds, classes and model:
+    `genkit info grid.png` reads them back. jpg, gif and mp4 have no transparency:
+    there the images of a model that has lie on white.
     """
     terminal: Terminal = ctx.obj
     config, set_by_user = chosen(ctx, ImageSampleConfig)
-    _check_request(config, set_by_user, seed, each)
+    imagejob.check_request(config, set_by_user, seed, each)
     out = "-" if out in STANDARD_OUTPUT else out
     walk = config.interpolate is not None
-    seeds = _seeds(config, seed)
+    first = imagejob.first_stop(config, seed)
     form = choose_format(out, form, each=each, walk=walk)
     if out is None:
-        out = f"genkit-{seeds[0]}" + ("" if each else f".{form}")
+        out = f"genkit-{first}" + ("" if each else f".{form}")
     _check_streams(terminal, out, preview)
 
     with open_model(terminal, model, "image", device=device, precision=precision, engine=engine) as opened:
         pipeline = cast("ImagePipeline", opened)
-        if not walk and config.seeds is None and seed is None:
-            terminal.note(f"seed {seeds[0]}")
-        note = _note(model, pipeline.path) | ({"truncation": str(config.truncation)} if config.truncation else {})
-        if walk:
-            count = config.frames
-            drawn = pipeline.walk(seeds, count, loop=config.loop, truncation=config.truncation)
-        else:
-            count = len(seeds)
-            drawn = pipeline.draw(seeds, truncation=config.truncation)
-        events: Iterable[ImageEvent] = timed(terminal, drawn, "images")
+        job = imagejob.plan(pipeline, config, n=config.n if "n" in set_by_user else None, first=first)
+        if seed is None and config.seeds is None and config.latent is None and not walk:
+            terminal.note(f"seed {first}")
+        if pipeline.channels == 4 and form in _OPAQUE:
+            terminal.note(f"{form} has no transparency: the images lie on white")
+        note = _note(model, pipeline.path) | job.note
+        events: Iterable[ImageEvent] = timed(terminal, job.draw(), "images")
         if preview:
-            events = kept = Kept(events, count, spread=walk)
+            events = kept = Kept(events, job.count, spread=walk or bool(pipeline.classes))
         if each:
-            written = write_each(events, Path(out), form, note, clobber=not no_clobber)
+            own = {key: value for key, value in note.items() if key not in ("seeds", "class")}
+            written = write_each(events, Path(out), form, own, pipeline.classes, clobber=not no_clobber)
         else:
-            note |= _walk_note(config) if walk else {"seeds": config.seeds or seed_list(seeds)}
-            target = Target(out, form, config.fps if walk else None, config.loop, clobber=not no_clobber)
+            fps = config.fps if walk else None
+            target = Target(out, form, fps, config.loop, config.columns, clobber=not no_clobber)
             shape = (pipeline.size, pipeline.size, pipeline.channels)
-            written = write_one(events, count, shape, target, note)
+            written = write_one(events, job.count, shape, target, note, job.labels)
         if terminal.json:
-            facts = {"seeds": seeds, "files": list(written), "size": pipeline.size, "channels": pipeline.channels}
+            facts: dict[str, Any] = {"seeds": job.seeds, "files": list(written)}
+            facts |= {"size": pipeline.size, "channels": pipeline.channels}
+            if job.labels is not None:
+                facts["labels"] = [pipeline.classes[label] for label in job.labels]
             write(json.dumps(note | facts, ensure_ascii=False) + "\n")
         else:
             for path in written:
@@ -126,31 +134,6 @@ def image(
         from genkit.cli import ui
 
         ui.preview(kept.sheet(), terminal)
-
-
-def _seeds(config: ImageSampleConfig, seed: int | None) -> list[int]:
-    """Those named, or a run of them from `seed`, or from a random one."""
-    if config.interpolate is not None:
-        return parse_seeds(config.interpolate, "--interpolate")
-    if config.seeds is not None:
-        return parse_seeds(config.seeds)
-    first = random_seed() if seed is None else seed
-    return list(range(first, first + config.n))
-
-
-def _check_request(config: ImageSampleConfig, set_by_user: frozenset[str], seed: int | None, each: bool) -> None:
-    """Raise UsageError when flags say different things about what is drawn."""
-    counted = seed is not None or "n" in set_by_user
-    if config.interpolate is not None:
-        if counted or config.seeds is not None or each:
-            raise UsageError(
-                "--interpolate contradicts --n, --seed, --seeds and --each", "--interpolate alone says what is drawn"
-            )
-        return
-    if config.seeds is not None and counted:
-        raise UsageError("--seeds contradicts --n and --seed", "--seeds alone says which images are drawn")
-    if of_walks := sorted(set_by_user & {"frames", "fps", "loop"}):
-        raise UsageError(f"--{of_walks[0]} says how a walk goes, and there is none", "add --interpolate 0,5,9")
 
 
 def _check_streams(terminal: Terminal, out: str, preview: bool) -> None:
@@ -171,15 +154,6 @@ def _note(model: str, folder: Path) -> dict[str, str]:
         "software": f"genkit {__version__}",
         "model": model,
         "model_sha256": weights_hash(folder) or "",
-    }
-
-
-def _walk_note(config: ImageSampleConfig) -> dict[str, str]:
-    return {
-        "interpolate": config.interpolate or "",
-        "frames": str(config.frames),
-        "fps": str(config.fps),
-        "loop": "yes" if config.loop else "no",
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ class Target:
         form: one of FORMATS.
         fps: of an animation; None for anything else.
         loop: have an animation begin again at its end.
+        columns: pictures in a row of a sheet; None: as suits them.
         clobber: replace a file.
     """
 
@@ -39,6 +41,7 @@ class Target:
     form: str
     fps: int | None = None
     loop: bool = False
+    columns: int | None = None
     clobber: bool = True
 
 
@@ -69,25 +72,47 @@ def choose_format(out: str | None, form: str | None, *, each: bool, walk: bool) 
 
 
 def write_each(
-    events: Iterable[ImageEvent], folder: Path, form: str, note: dict[str, str], *, clobber: bool
+    events: Iterable[ImageEvent],
+    folder: Path,
+    form: str,
+    note: dict[str, str],
+    classes: Sequence[str],
+    *,
+    clobber: bool,
 ) -> Iterator[str]:
-    """A file an image; yields the paths as they come."""
+    """A file an image; yields the paths as they come.
+
+    Args:
+        classes: of the model; a file's name tells its class.
+    """
     from genkit.image.canvas import encode
 
     with output_errors(folder):
         folder.mkdir(exist_ok=True)
     for event in events:
-        path = folder / f"seed{event.seed:05d}.{form}"
-        write_bytes(path, encode(event.pixels, form, note | {"seed": str(event.seed)}), clobber=clobber)
+        own, name = {}, f"latent{event.index:05d}"
+        if event.seed is not None:
+            own, name = {"seed": str(event.seed)}, f"seed{event.seed:05d}"
+        if classes and event.label is not None:
+            own["class"] = classes[event.label]
+            plain = re.fullmatch(r"[\w-]{1,64}", own["class"])  # a name may hold what no file's name can
+            name += f"-{own['class'] if plain else f'class{event.label}'}"
+        path = folder / f"{name}.{form}"
+        write_bytes(path, encode(event.pixels, form, note | own), clobber=clobber)
         yield str(path)
 
 
 def write_one(
-    events: Iterable[ImageEvent], n: int, shape: tuple[int, int, int], target: Target, note: dict[str, str]
+    events: Iterable[ImageEvent],
+    n: int,
+    shape: tuple[int, int, int],
+    target: Target,
+    note: dict[str, str],
+    labels: Sequence[int] | None = None,
 ) -> Iterator[str]:
     """All `n` images, each of `shape` (H, W, C), in one file; yields its path.
 
-    What cannot be written fails before the first image is drawn.
+    On a sheet those with the same label stay together. What cannot be written fails before the first image is drawn.
     """
     from genkit.image.canvas import Sheet, check_sides, encode
 
@@ -96,7 +121,7 @@ def write_one(
 
         check_film(target.form, target.fps)
     elif target.form != "npz":
-        check_sides(Sheet(n, shape).shape, target.form)
+        check_sides(Sheet(n, shape, target.columns, groups=labels).shape, target.form)
 
     def fill(file: IO[bytes]) -> None:
         if target.form == "npz":
@@ -104,8 +129,8 @@ def write_one(
         elif target.fps is not None:
             _film(file, events, n, target, target.fps, note)
         else:
-            sheet = Sheet(n, shape).fill(event.pixels for event in events)
-            file.write(encode(sheet, target.form, note))
+            sheet = Sheet(n, shape, target.columns, groups=labels)
+            file.write(encode(sheet.fill(event.pixels for event in events), target.form, note))
 
     if target.out == "-":
         buffer = io.BytesIO()
@@ -134,12 +159,14 @@ def _arrays(events: Iterable[ImageEvent], n: int, shape: tuple[int, int, int], n
 
     from genkit.image.canvas import encode_npz
 
-    images, seeds, latents = np.empty((n, *shape), np.uint8), [], []
+    images, kept = np.empty((n, *shape), np.uint8), []
     for event in events:
         images[event.index] = event.pixels
-        seeds.append(event.seed)
-        latents.append(event.z)
-    return encode_npz(images, seeds, np.stack(latents), note)
+        kept.append((event.seed, event.label, event.z))
+    seeds = [seed for seed, _, _ in kept if seed is not None]
+    labels = [label for _, label, _ in kept if label is not None]
+    latents = np.stack([z for _, _, z in kept])  # (N, nz)
+    return encode_npz(images, seeds if len(seeds) == n else None, latents, note, labels or None)
 
 
 class Kept:
@@ -165,8 +192,3 @@ class Kept:
         from genkit.image.canvas import grid
 
         return grid(self._pictures)
-
-
-def seed_list(seeds: Sequence[int]) -> str:
-    """`7-22` for a run of seeds; the inverse of `parse_seeds`."""
-    return f"{seeds[0]}-{seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
