@@ -91,10 +91,14 @@ def _write_gif(file: IO[bytes], frames: Frames, count: int, fps: int, loop: bool
 
 
 def _write_webp(file: IO[bytes], frames: Frames, count: int, fps: int, loop: bool, note: str) -> None:
-    images = map(to_image, frames)
+    options = {"lossless": True, "exact": True, "loop": 0 if loop else 1, "duration": 1000 / fps, "exif": exif(note)}
+    write_webp(file, map(to_image, frames), count, **options)
+
+
+def write_webp(file: IO[bytes], images: Iterator[Image.Image], count: int, **options: Any) -> None:
+    """Write `count` pictures as a webp, with Pillow's options; drawn one by one, and kept compressed alone."""
     first = next(images)
     rest = [_Reel(images, count - 1)] if count > 1 else []
-    options = {"lossless": True, "exact": True, "loop": 0 if loop else 1, "duration": 1000 / fps, "exif": exif(note)}
     first.save(file, "WEBP", save_all=True, append_images=rest, **options)
 
 
