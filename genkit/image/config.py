@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from genkit.config import LARGEST_SEED, Config, option, parse_count, parse_duration
 from genkit.errors import UsageError
 from genkit.image.lists import check_stops, parse_classes, parse_seeds, parse_stops
-from genkit.image.modelconfig import D_NORMS, SIZES
+from genkit.image.modelconfig import CHANNELS, D_NORMS, SIZES
 
 MIN_TRUNCATION = 0.01  # below it most values would be drawn hundreds of times
 
@@ -91,16 +91,50 @@ class ImageSampleConfig(Config):
 class GANTrainConfig(Config):
     """Everything that decides a GAN training run."""
 
-    data: str | None = option(None, "Folder or zip of images, sub-folders included.", metavar="DIR|ZIP", section=_DATA)
+    data: str | None = option(
+        None,
+        "Folder or zip of images, sub-folders included; or torchvision:NAME[@ROOT], such as torchvision:FashionMNIST@data.",
+        metavar="DIR|ZIP",
+        section=_DATA,
+    )
+    val_data: str | None = option(
+        None,
+        "Images never trained on, to judge the model by; default: one in twenty of --data, 1000 at most, if there are 400.",
+        metavar="DIR|ZIP",
+        section=_DATA,
+    )
     size: int = option(64, "Side of the images in pixels.", metavar="32|64|128|256", section=_DATA)
-    channels: int = option(3, "1 grey, 3 colour.", metavar="1|3", section=_DATA)
+    channels: int | None = option(
+        None,
+        "1 grey, 3 colour, 4 colour with transparency; default: 1 if all images are grey, else 3.",
+        metavar="1|3|4",
+        section=_DATA,
+    )
     fit: str = option("crop", "How an image becomes square.", choices=("crop", "pad", "stretch"), section=_DATA)
-    flip: bool = option(False, "Mirror half of the images at random.", section=_DATA)
+    flip: bool | None = option(
+        None,
+        "Mirror half of the images at random; default: unless the set tells left from right, as letters do.",
+        section=_DATA,
+    )
+    labels: str = option(
+        "auto",
+        "folders: the sub-folder is the class, none: no classes. auto: folders if there are two or more, which hold all "
+        "images, five each at least, and are not named train and test.",
+        choices=("auto", "folders", "none"),
+        section=_DATA,
+    )
+    duplicates: str = option(
+        "keep", "What to do with exact copies of an image.", choices=("keep", "drop"), section=_DATA
+    )
     data_license: str | None = option(
         None, "Licence and credit of the data, kept in genkit.json.", metavar="TEXT", section=_DATA
     )
     on_bad_image: str = option(
-        "skip", "What to do with a file that cannot be read.", choices=("skip", "fail"), section=_DATA
+        "auto",
+        "A file that cannot be read: skip it and say so, or fail. auto: skip, but fail when they are more than ten and "
+        "more than a tenth.",
+        choices=("auto", "skip", "fail"),
+        section=_DATA,
     )
 
     arch: str = option("dcgan", "Network layout.", choices=("dcgan",), section=_MODEL)
@@ -200,8 +234,8 @@ class GANTrainConfig(Config):
         super().__post_init__()
         if self.size not in SIZES:
             raise UsageError(f"--size {self.size} is not one of {', '.join(map(str, SIZES))}")
-        if self.channels not in (1, 3):
-            raise UsageError(f"--channels {self.channels} is not 1 or 3")
+        if self.channels not in (None, *CHANNELS):
+            raise UsageError(f"--channels {self.channels} is not 1, 3 or 4")
         if self.regularizer == "r1" and self.d_norm == "batch":
             raise UsageError(
                 "--regularizer r1 needs logits that depend on one image each, and --d-norm batch mixes them",

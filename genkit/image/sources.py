@@ -1,4 +1,4 @@
-"""Where training images lie: a folder with its sub-folders, or a zip read in place."""
+"""Where training images lie: a folder with its sub-folders, a zip read in place, or a known data set."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import stat
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -23,22 +23,23 @@ MAX_FILE = 256 << 20  # bytes of one file, unpacked; far above any image within 
 
 @dataclass
 class Source:
-    """The image files of one folder or zip.
+    """The image files of one folder, zip or data set.
 
     Attributes:
-        path: the folder or the zip.
+        path: the folder or file.
         names: POSIX paths below it, sorted.
         stamps: per name, what changes with its content: (size, mtime) or (size, CRC).
-        ignored: how many files of other extensions there are.
+        foreign: how many files of each other extension there are.
         bad: (name, reason) of what cannot even be opened.
+        read: opens a name where that is not a file below `path`.
     """
 
     path: Path
     names: list[str] = field(default_factory=list)
     stamps: dict[str, tuple[int, int]] = field(default_factory=dict)
-    ignored: Counter[str] = field(default_factory=Counter)
+    foreign: Counter[str] = field(default_factory=Counter)
     bad: list[tuple[str, str]] = field(default_factory=list)
-    archive: zipfile.ZipFile | None = None
+    read: Callable[[str], BinaryIO] | None = None
 
     def open(self, name: str) -> BinaryIO:
         """The bytes of one image.
@@ -49,25 +50,23 @@ class Source:
         """
         if self.stamps[name][0] > MAX_FILE:
             raise ValueError(f"{self.stamps[name][0]:,} bytes are more than {MAX_FILE:,}")
-        if self.archive is None:
-            return open(self.path / name, "rb")
-        return io.BytesIO(self.archive.read(name))
+        return open(self.path / name, "rb") if self.read is None else self.read(name)
 
-    def folders(self) -> dict[str, int]:
-        """Images in each sub-folder of the first level; empty when there are none."""
-        return dict(Counter(name.split("/")[0] for name in self.names if "/" in name))
-
-    def _add(self, name: str, stamp: tuple[int, int]) -> None:
+    def add(self, name: str, stamp: tuple[int, int]) -> None:
+        """Note an image, or what is none by its extension."""
         suffix = PurePosixPath(name).suffix.lower()
         if suffix in EXTENSIONS:
             self.names.append(name)
             self.stamps[name] = stamp
         else:
-            self.ignored[suffix] += 1
+            self.foreign[suffix] += 1
 
 
-def scan(path: str | Path) -> Source:
+def scan(path: str | Path, flag: str = "--data") -> Source:
     """List the images below `path` without opening them.
+
+    Args:
+        flag: where the path comes from, for the errors.
 
     Raises:
         InputError: nothing there, not a folder or zip, an encrypted zip, or no images.
@@ -75,14 +74,14 @@ def scan(path: str | Path) -> Source:
     source = Source(Path(path))
     if source.path.is_dir():
         for name, stamp in _walk(source):
-            source._add(name, stamp)
+            source.add(name, stamp)
     elif source.path.is_file():
         _read_zip(source)
     else:
-        raise InputError(f"--data {os.fspath(path)!r} does not exist", "name a folder or a zip of images")
+        raise InputError(f"{flag} {os.fspath(path)!r} does not exist", "name a folder or a zip of images")
     source.names.sort()
     if not source.names:
-        others = ", ".join(f"{n} {suffix or 'without extension'}" for suffix, n in source.ignored.most_common(3))
+        others = ", ".join(f"{n} {suffix or 'without extension'}" for suffix, n in source.foreign.most_common(3))
         raise InputError(
             f"no images in {str(path)!r}" + (f" (there are {others})" if others else ""),
             f"genkit reads {' '.join(sorted(e[1:] for e in EXTENSIONS))}",
@@ -125,15 +124,16 @@ def _walk(source: Source) -> Iterator[tuple[str, tuple[int, int]]]:
 def _read_zip(source: Source) -> None:
     """List a zip's members. Nothing is extracted, so a member's name harms nobody."""
     try:
-        source.archive = zipfile.ZipFile(source.path)
+        archive = zipfile.ZipFile(source.path)
     except (zipfile.BadZipFile, OSError) as error:
         raise InputError(
             f"{str(source.path)!r} is not a folder or a readable zip: {error}", "name a folder or a zip of images"
         ) from error
-    for member in source.archive.infolist():
+    source.read = lambda name: io.BytesIO(archive.read(name))
+    for member in archive.infolist():
         hidden = any(part.startswith((".", "__MACOSX")) and part != ".." for part in member.filename.split("/"))
         if member.is_dir() or hidden or stat.S_ISLNK(member.external_attr >> 16):
             continue
         if member.flag_bits & 0x1:
             raise InputError(f"{str(source.path)!r} is encrypted", "unpack it and name the folder")
-        source._add(member.filename, (member.file_size, member.CRC))
+        source.add(member.filename, (member.file_size, member.CRC))
