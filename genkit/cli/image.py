@@ -14,8 +14,9 @@ from genkit import __version__, library
 from genkit.cli import imagejob
 from genkit.cli.imagefiles import FORMATS, Kept, Target, choose_format, write_each, write_one
 from genkit.cli.options import chosen, command, config_options, model_option, option, runtime_options, seed_option
+from genkit.cli.project import check_projection, project, projected_paths
 from genkit.cli.sampling import open_model, timed, weights_hash
-from genkit.cli.terminal import STANDARD_OUTPUT, Terminal, is_terminal, write
+from genkit.cli.terminal import STANDARD_OUTPUT, Terminal, check_preview, is_terminal, write
 from genkit.cli.training import run_training, training_options
 from genkit.errors import UsageError
 from genkit.image.config import GANTrainConfig, ImageSampleConfig
@@ -93,8 +94,21 @@ def image(
     """
     terminal: Terminal = ctx.obj
     config, set_by_user = chosen(ctx, ImageSampleConfig)
-    imagejob.check_request(config, set_by_user, seed, each)
     out = "-" if out in STANDARD_OUTPUT else out
+    if config.project is not None:
+        check_projection(config, set_by_user, engine, each=each)
+        paths = projected_paths(config.project, out, form, choose_format(out, form, each=False, walk=False))
+        _check_streams(terminal, paths[0][0], preview)
+        with open_model(terminal, model, "image", device=device, precision=precision, engine="torch") as opened:
+            pipeline = cast("ImagePipeline", opened)
+            note = _note(model, pipeline.path)
+            both = project(pipeline, config, paths, note, terminal, seed=seed or 0, clobber=not no_clobber)
+        if preview:
+            from genkit.cli import ui
+
+            ui.preview(both, terminal)
+        return
+    imagejob.check_request(config, set_by_user, seed, each)
     walk = config.interpolate is not None
     first = imagejob.first_stop(config, seed)
     form = choose_format(out, form, each=each, walk=walk)
@@ -142,10 +156,8 @@ def _check_streams(terminal: Terminal, out: str, preview: bool) -> None:
         raise UsageError("--json and --out - both need standard output", "write the images to a file")
     if out == "-" and is_terminal(sys.stdout):
         raise UsageError("--out - would write an image to this terminal", "redirect it: --out - > grid.png")
-    if preview and terminal.quiet:
-        raise UsageError("--preview and --quiet contradict each other", "leave one of them out")
-    if preview and not is_terminal(sys.stderr):
-        raise UsageError("--preview shows images on a terminal, and standard error is none", "leave --preview out")
+    if preview:
+        check_preview(terminal)
 
 
 def _note(model: str, folder: Path) -> dict[str, str]:
@@ -160,6 +172,7 @@ def _note(model: str, folder: Path) -> dict[str, str]:
 @command("train-gan", TRAIN_EXAMPLES)
 @config_options(GANTrainConfig)
 @training_options
+@option("--preview", section="Run", is_flag=True, help="Show each sample grid on the terminal (standard error).")
 @runtime_options("train-gan")
 @click.pass_context
 def train_gan(ctx: click.Context, /, **values: Any) -> None:

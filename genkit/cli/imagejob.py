@@ -138,7 +138,7 @@ def _saved(
     parts = [_latents(pipeline, stop, config.truncation) for stop in parse_stops(text, "--latent")]
     requests = [request for part in parts for request in part]
     if config.mix is not None:
-        requests = mixed(*parts, config.mix)
+        requests = mixed(parts[0], parts[1], config.mix)
         note |= {"mix": str(config.mix)}
     if asked:
         labels = shared_out(asked, len(requests))
