@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import click
 
-from genkit.errors import GenkitError, OutputError
+from genkit.errors import GenkitError, OutputError, UsageError
 
 
 @dataclass
@@ -65,6 +65,14 @@ STANDARD_OUTPUT = ("-", "/dev/stdout", "/dev/fd/1")  # as a name of a result: it
 
 def is_terminal(stream: IO[str] | None) -> bool:
     return stream is not None and not stream.closed and stream.isatty()
+
+
+def check_preview(terminal: Terminal) -> None:
+    """Raise UsageError when pictures cannot be shown on standard error."""
+    if terminal.quiet:
+        raise UsageError("--preview and --quiet contradict each other", "leave one of them out")
+    if not is_terminal(sys.stderr):
+        raise UsageError("--preview shows images on a terminal, and standard error is none", "leave --preview out")
 
 
 def say(text: str, *, bold: str = "", color: bool = False) -> None:

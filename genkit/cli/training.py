@@ -16,7 +16,7 @@ import click
 
 from genkit import library
 from genkit.cli.options import chosen, option
-from genkit.cli.terminal import Terminal, flat, is_terminal, write
+from genkit.cli.terminal import Terminal, check_preview, flat, is_terminal, write
 from genkit.config import Config
 from genkit.errors import InputError, UsageError
 from genkit.files import read_json
@@ -44,6 +44,11 @@ def run_training(ctx: click.Context, cls: type[Config], *, task: TrainTask) -> N
     """Train as the command's flags say. Prints the run's path to stdout."""
     terminal: Terminal = ctx.obj
     flags = ctx.params
+    preview = flags.get("preview", False)
+    if preview:
+        check_preview(terminal)
+        if flags["dry_run"]:
+            raise UsageError("--dry-run draws nothing that --preview could show", "leave --preview out")
     _check_ranks(task, flags["dry_run"])
     if flags["resume"] and flags["force"]:
         raise UsageError("--resume and --force contradict each other", "--resume continues, --force starts anew")
@@ -69,7 +74,7 @@ def run_training(ctx: click.Context, cls: type[Config], *, task: TrainTask) -> N
         if flags["dry_run"]:
             write(_plan_text(plan(config, runtime), as_json=terminal.json))
             return
-        logger = ui.training_logger(terminal) if runtime.is_main else ui.SilentLogger()
+        logger = ui.training_logger(terminal, preview=preview) if runtime.is_main else ui.SilentLogger()
         try:
             report = train(config, runtime, logger, resume=flags["resume"], force=flags["force"], started=STARTED)
         finally:

@@ -21,9 +21,10 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from genkit.cli import graphics, plot
+from genkit.cli.imagefiles import PREVIEWED
 from genkit.cli.terminal import Terminal, is_terminal, printable, say
 from genkit.training.curves import curves_of, read_metrics
-from genkit.training.log import MetricLogger, Progress, short
+from genkit.training.log import Loggers, MetricLogger, Progress, short
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,13 +38,18 @@ _TELLING = {"loss": 8, "d_loss": 8, "g_loss": 8, "val_loss": 7, "val_bpb": 5}
 _CURVES = ("blue", "dark_orange")
 
 
-def training_logger(terminal: Terminal) -> MetricLogger:
-    """A bar on a terminal, else a plain line now and then; nothing with `--quiet`."""
+def training_logger(terminal: Terminal, *, preview: bool = False) -> MetricLogger:
+    """A bar on a terminal, else a plain line now and then; nothing with `--quiet`.
+
+    Args:
+        preview: also show sample pictures, which takes a terminal.
+    """
     if terminal.quiet:
         return SilentLogger()
+    logger: MetricLogger = PlainLogger()
     if is_terminal(sys.stderr) and os.environ.get("TERM") != "dumb":
-        return BarLogger(Console(file=sys.stderr, force_terminal=True, no_color=not terminal.colored(sys.stderr)))
-    return PlainLogger()
+        logger = BarLogger(_on_stderr(terminal))
+    return PreviewLogger(logger, terminal) if preview else logger
 
 
 class SilentLogger:
@@ -56,6 +62,9 @@ class SilentLogger:
         pass
 
     def message(self, text: str) -> None:
+        pass
+
+    def pictures(self, step: int, pixels: NDArray[np.uint8]) -> None:
         pass
 
     def close(self) -> None:
@@ -106,6 +115,20 @@ class BarLogger(SilentLogger):
 
     def close(self) -> None:
         self._bar.stop()
+
+
+class PreviewLogger(Loggers):
+    """Another logger, and sample pictures on the same terminal."""
+
+    def __init__(self, logger: MetricLogger, terminal: Terminal) -> None:
+        super().__init__(logger)
+        self._console = logger.console if isinstance(logger, BarLogger) else _on_stderr(terminal)  # above its bar
+
+    def pictures(self, step: int, pixels: NDArray[np.uint8]) -> None:
+        from genkit.image.canvas import grid
+
+        chosen = pixels[:: -(-len(pixels) // PREVIEWED)]  # from all over: they may stand by class
+        _show(grid(chosen), self._console)
 
 
 class LineBar:
@@ -217,20 +240,26 @@ def preview(pixels: NDArray[np.uint8], terminal: Terminal) -> None:
     Real pixels where it has a protocol for them and Chafa is installed, else two
     pixels a character in the colours that it has, else, without colour, letters.
     """
-    color = terminal.colored(sys.stderr)
-    console = Console(file=sys.stderr, force_terminal=True, no_color=not color, highlight=False)
+    _show(pixels, _on_stderr(terminal))
+
+
+def _on_stderr(terminal: Terminal) -> Console:
+    return Console(file=sys.stderr, force_terminal=True, no_color=not terminal.colored(sys.stderr), highlight=False)
+
+
+def _show(pixels: NDArray[np.uint8], console: Console) -> None:
+    color = not console.no_color
     width = min(console.width, pixels.shape[1])
     name = graphics.protocol(os.environ) if color else None
-    shown = graphics.encode(pixels, name, console.width) if name else None
+    encoded = graphics.encode(pixels, name, console.width) if name else None
+    if encoded is not None:
+        shown = [Segment(encoded.decode("ascii"))]
+    elif color:
+        shown = [*half_blocks(graphics.shrink(pixels, width, lines=2))]
+    else:
+        shown = [Segment(graphics.letters(pixels, width) + "\n")]
     with contextlib.suppress(OSError):  # the images are drawn, whether or not anybody looks
-        if shown is not None:
-            sys.stderr.flush()
-            sys.stderr.buffer.write(shown)
-            sys.stderr.buffer.flush()
-        elif color:
-            console.print(Segments(half_blocks(graphics.shrink(pixels, width, lines=2))), end="")
-        else:
-            say(graphics.letters(pixels, width))
+        console.print(Segments(shown), end="", soft_wrap=True)  # not cut: a protocol's bytes are no columns
 
 
 def half_blocks(pixels: NDArray[np.uint8]) -> Iterator[Segment]:

@@ -9,11 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import indent
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from genkit.errors import UsageError
 from genkit.files import read_json, write_bytes
 from genkit.library import RECORD
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,9 @@ class MetricLogger(Protocol):
 
 
 class JsonlLogger:
+    def pictures(self, step: int, pixels: NDArray[np.uint8]) -> None:
+        """Sample pictures (N, H, W, C), for whoever watches."""
+
     """One JSON object a line, flushed as it comes.
 
     Args:
@@ -105,6 +112,9 @@ class JsonlLogger:
 
 
 def _step_of(line: str) -> float:
+    def pictures(self, step: int, pixels: NDArray[np.uint8]) -> None:
+        pass
+
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
@@ -153,6 +163,9 @@ class TensorBoardLogger:
         self._writer.close()
 
     def _show_settings(self) -> None:
+    def pictures(self, step: int, pixels: NDArray[np.uint8]) -> None:
+        pass  # the sheet in samples/ is shown, which the run that is resumed has too
+
         """Once the run has a record; a resumed run has told them."""
         if not self._settled and (self._run / RECORD).exists():
             self._settled = True
@@ -202,3 +215,7 @@ class Loggers:
     def close(self) -> None:
         for logger in self._loggers:
             logger.close()
+    def pictures(self, step: int, pixels: NDArray[np.uint8]) -> None:
+        for logger in self._loggers:
+            logger.pictures(step, pixels)
+
