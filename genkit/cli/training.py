@@ -90,6 +90,8 @@ def run_training(ctx: click.Context, cls: type[Config], *, task: TrainTask) -> N
     shown = not terminal.quiet and (terminal.verbose or is_terminal(sys.stderr))
     if shown and (drawn := ui.learning_curves(report.out / METRICS, terminal, sys.stderr)):
         terminal.note(drawn.rstrip("\n"))
+    for line in report.verdict:
+        terminal.note(line)
     if terminal.json:
         facts = {f.name: getattr(report, f.name) for f in fields(report)} | {"out": str(report.out)}
         write(json.dumps(facts, ensure_ascii=False) + "\n")
@@ -154,7 +156,7 @@ def _trainer(task: TrainTask) -> tuple[Any, Any]:
         from genkit.text.train import train_text
 
         return train_text, plan
-    from genkit.image.train import plan as plan_gan
+    from genkit.image.plan import plan as plan_gan
     from genkit.image.train import train_gan
 
     return train_gan, plan_gan

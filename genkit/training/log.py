@@ -42,7 +42,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What a training run leaves behind."""
+    """What a training run leaves behind.
+
+    Attributes:
+        verdict: how good the model is, in words, where the run can tell.
+    """
 
     out: Path
     steps: int
@@ -51,6 +55,7 @@ class TrainReport:
     seconds: float
     metrics: Mapping[str, float]
     warnings: tuple[str, ...] = ()
+    verdict: tuple[str, ...] = ()
 
 
 def short(number: float) -> str:
@@ -73,14 +78,14 @@ class MetricLogger(Protocol):
     def message(self, text: str) -> None:
         """A sentence, or a sample of text, for whoever watches."""
 
+    def pictures(self, step: int, pixels: NDArray[np.uint8]) -> None:
+        """Sample pictures (N, H, W, C), for whoever watches."""
+
     def close(self) -> None:
         """Flush and release."""
 
 
 class JsonlLogger:
-    def pictures(self, step: int, pixels: NDArray[np.uint8]) -> None:
-        """Sample pictures (N, H, W, C), for whoever watches."""
-
     """One JSON object a line, flushed as it comes.
 
     Args:
@@ -107,14 +112,14 @@ class JsonlLogger:
     def message(self, text: str) -> None:
         pass
 
+    def pictures(self, step: int, pixels: NDArray[np.uint8]) -> None:
+        pass
+
     def close(self) -> None:
         self._file.close()
 
 
 def _step_of(line: str) -> float:
-    def pictures(self, step: int, pixels: NDArray[np.uint8]) -> None:
-        pass
-
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
@@ -158,14 +163,14 @@ class TensorBoardLogger:
     def message(self, text: str) -> None:
         pass
 
+    def pictures(self, step: int, pixels: NDArray[np.uint8]) -> None:
+        pass  # the sheet in samples/ is shown, which the run that is resumed has too
+
     def close(self) -> None:
         self._show_samples()
         self._writer.close()
 
     def _show_settings(self) -> None:
-    def pictures(self, step: int, pixels: NDArray[np.uint8]) -> None:
-        pass  # the sheet in samples/ is shown, which the run that is resumed has too
-
         """Once the run has a record; a resumed run has told them."""
         if not self._settled and (self._run / RECORD).exists():
             self._settled = True
@@ -174,7 +179,7 @@ class TensorBoardLogger:
             self._writer.add_text("settings", "\n".join(["| setting | value |", "| --- | --- |", *rows]), 0)
 
     def _show_samples(self) -> None:
-        """Those drawn since the last look: the protocol of loggers carries none."""
+        """Those drawn since the last look."""
         folder = self._run / "samples"
         found = ((path, re.fullmatch(r"step-(\d+)\.(txt|png)", path.name)) for path in folder.glob("step-*"))
         for step, path in sorted((int(match[1]), path) for path, match in found if match):
@@ -212,10 +217,10 @@ class Loggers:
         for logger in self._loggers:
             logger.message(text)
 
-    def close(self) -> None:
-        for logger in self._loggers:
-            logger.close()
     def pictures(self, step: int, pixels: NDArray[np.uint8]) -> None:
         for logger in self._loggers:
             logger.pictures(step, pixels)
 
+    def close(self) -> None:
+        for logger in self._loggers:
+            logger.close()

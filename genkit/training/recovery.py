@@ -1,4 +1,4 @@
-"""Going back to the last checkpoint when numbers are no longer finite."""
+"""Going back to a good checkpoint when numbers are no longer finite, or the model no longer good."""
 
 from __future__ import annotations
 
@@ -21,22 +21,33 @@ def lr_factor(state: TrainState) -> float:
     return float(0.5 ** int(state.extra.get(_KEY, {}).get("times", 0)))
 
 
-def roll_back(run: RunDir, state: TrainState, logger: MetricLogger, *, problem: str, remedy: str) -> None:
-    """Restore the newest checkpoint, halve the learning rate and pass over the data up to here.
+def roll_back(
+    run: RunDir,
+    state: TrainState,
+    logger: MetricLogger,
+    *,
+    problem: str,
+    remedy: str,
+    up_to: int | None = None,
+    most: int = MOST,
+) -> None:
+    """Restore a checkpoint, halve the learning rate and pass over the data up to here.
 
     The caller saves at once, so that a run which is killed now does not forget it.
 
     Args:
-        problem: what is not finite, and where.
+        problem: what is wrong, and where.
         remedy: for the error.
+        up_to: the latest step to go back to; default: the newest checkpoint.
 
     Raises:
-        TrainingStopped: it went back `MOST` times already; the last checkpoint is kept.
+        TrainingStopped: it went back `most` times already; the last checkpoint is kept.
     """
     times = int(state.extra.get(_KEY, {}).get("times", 0)) + 1
     bad = data_step(state)
-    if times > MOST:
-        raise TrainingStopped(f"{problem}, after going back {MOST} times; the last checkpoint is kept", remedy)
-    state.restore(run.load_checkpoint())
+    if times > most:
+        back = f"{most} time{'s' * (most != 1)}"
+        raise TrainingStopped(f"{problem}, after going back {back}; the last checkpoint is kept", remedy)
+    state.restore(run.load_checkpoint(up_to))
     state.extra[_KEY] = {"times": times, "passed_over": bad + 1 - state.step}
     logger.message(f"{problem}: back to step {state.step}, with the learning rate times {0.5**times:g}")

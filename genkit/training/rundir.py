@@ -5,7 +5,7 @@ RUN/.lock .genkit-run          held by the process that trains; mark of a run
     metrics.jsonl samples/     what the loop reports
     data/                      the prepared data
     config.json ...            the published model
-    best/                      the model with the lowest validation loss
+    best/                      the model that measured best
     .genkit-aside/             the run that --force replaces, until the new one has a checkpoint
 """
 
@@ -44,7 +44,7 @@ from genkit.training.weights import save_tensors
 
 LOCK, MARK = ".lock", RUN_MARK
 ASIDE, MOVING = ".genkit-aside", ".genkit-moving"  # an old run set aside; one that is on its way there or back
-BEST = "best"  # folder of the model with the lowest validation loss
+BEST = "best"  # folder of the model that measured best
 BEFORE_SAVING = {"metrics.jsonl", "checkpoints", "data", "tensorboard"}
 """All that a run holds before its first checkpoint, besides the lock and the mark."""
 OURS = BEFORE_SAVING | {
@@ -215,13 +215,14 @@ class RunDir:
         """Folder of prepared data."""
         return self._folder("data")
 
-    def save_checkpoint(self, state: TrainState, *, keep: int = 2) -> Path:
+    def save_checkpoint(self, state: TrainState, *, keep: int = 2, spare: int | None = None) -> Path:
         """Write a checkpoint, read it back, and only then drop older ones.
 
         Until the new folder is whole and on the disk, it has a temporary name.
 
         Args:
             keep: checkpoints to leave, the new one included.
+            spare: step of one more that is left.
 
         Raises:
             TrainingStopped: a weight is not finite; nothing is written.
@@ -234,10 +235,17 @@ class RunDir:
             if keeps:
                 for name in state.modules:
                     _check_finite(name, tensors[name], state.step)
-                self._write(target, tensors, state.meta(), keep)
+                self._write(target, tensors, state.meta(), keep, spare)
         return target
 
-    def _write(self, target: Path, tensors: dict[str, dict[str, Tensor]], meta: dict[str, Any], keep: int) -> None:
+    def _write(
+        self,
+        target: Path,
+        tensors: dict[str, dict[str, Tensor]],
+        meta: dict[str, Any],
+        keep: int,
+        spare: int | None,
+    ) -> None:
         parent = self._folder("checkpoints")
         temporary = parent / files.temporary_name()
         with files.output_errors(target):
@@ -249,18 +257,21 @@ class RunDir:
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise
-            self._prune(step_of(target), keep)
+            self._prune(step_of(target), keep, spare)
             if (aside := self.path / ASIDE).is_dir():
                 remove(aside)
 
-    def load_checkpoint(self) -> Checkpoint:
+    def load_checkpoint(self, up_to: int | None = None) -> Checkpoint:
         """The newest checkpoint whose files are as they were written.
+
+        Args:
+            up_to: the latest step that is wanted.
 
         Raises:
             InputError: there is none, or all are damaged.
         """
         skipped: list[tuple[str, str]] = []
-        for folder in reversed(self._steps()):
+        for folder in reversed([f for f in self._steps() if up_to is None or step_of(f) <= up_to]):
             try:
                 tensors, meta = read_checkpoint(folder)
             except InputError as error:
@@ -330,11 +341,11 @@ class RunDir:
         found = (self.path / "checkpoints").glob("step-*")
         return sorted((f for f in found if re.fullmatch(r"step-\d+", f.name)), key=step_of)
 
-    def _prune(self, newest: int, keep: int) -> None:
+    def _prune(self, newest: int, keep: int, spare: int | None) -> None:
         # later steps were given up when an older checkpoint was resumed
         gone = {f for f in self._steps() if f.name in self._damaged or step_of(f) > newest}
         gone |= set([f for f in self._steps() if f not in gone][: -max(keep, 1)])
-        gone.discard(self.path / "checkpoints" / f"step-{newest:06d}")
+        gone -= {f for f in gone if step_of(f) == newest or (step_of(f) == spare and f.name not in self._damaged)}
         for folder in gone:
             remove(folder)
         self._damaged.clear()

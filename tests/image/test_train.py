@@ -16,6 +16,8 @@ import torch
 from PIL import Image
 
 import genkit.image.game as game
+import genkit.image.judge as judge
+import genkit.image.train as train
 from genkit.errors import InputError, Terminated, TrainingStopped, UsageError
 from genkit.image import graph
 from genkit.image.canvas import grid
@@ -24,17 +26,23 @@ from genkit.image.data import prepare
 from genkit.image.engines import ImageRequest
 from genkit.image.engines.onnx import OnnxImageEngine
 from genkit.image.engines.torch import TorchImageEngine
-from genkit.image.losses import GANLoss
 from genkit.image.modelconfig import DCGANConfig
 from genkit.image.models.dcgan import Discriminator, Generator
 from genkit.image.models.store import load_generator
 from genkit.image.noise import batch_latents, latents
-from genkit.image.train import plan, train_gan
+from genkit.image.plan import plan
+from genkit.image.train import train_gan
 from genkit.runtime.device import Hardware, resolve
 from genkit.runtime.manager import Runtime
 from genkit.tensors import TensorFile
 from genkit.training.log import Progress
 from genkit.training.weights import load_tensors
+
+
+@pytest.fixture(autouse=True)
+def by_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features take seconds; what the loop does with a number does not depend on them."""
+    monkeypatch.setattr(judge, "available", lambda: False)
 
 
 class Recorder:
@@ -74,7 +82,8 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def settings(pictures: Path, out: Path, **changes: object) -> GANTrainConfig:
-    tiny = {"size": 32, "ngf": 4, "ndf": 4, "nz": 8, "batch_size": 8, "steps": 12}
+    tiny = {"size": 32, "ngf": 4, "ndf": 4, "nz": 8, "batch_size": 8, "steps": 12, "flip": False}
+    tiny |= {"eval_images": 16, "eval_interval": 1000}
     return GANTrainConfig(data=str(pictures), out=str(out), **(tiny | changes))  # type: ignore[arg-type]
 
 
@@ -84,6 +93,10 @@ def run(config: GANTrainConfig, logger: Recorder | None = None, precision: str =
     with Runtime(placement, config.seed) as runtime:
         train_gan(config, runtime, logger, **how)
     return logger
+
+
+def rows(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
 def checkpoint_hashes(out: Path) -> dict[str, str]:
@@ -108,7 +121,7 @@ def test_stopped_and_resumed_equals_straight(
     config = settings(pictures, broken, **changes)
     stop = lambda: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
     for at, resume in ((3, False), (7, True)):
-        with pytest.raises(Terminated, match=f"step {at}") as caught:
+        with pytest.raises(Terminated, match=f"step {at + 1}") as caught:
             run(config, Recorder(at, stop), precision, resume=resume)
         assert "genkit train-gan --resume" in str(caught.value.hint)
     run(config, precision=precision, resume=True)
@@ -129,7 +142,7 @@ def test_default_flags_are_the_example(pictures: Path, tmp_path: Path) -> None:
     adam_g, adam_d = (torch.optim.Adam(net.parameters(), lr=0.0002, betas=(0.5, 0.999)) for net in (g, d))
     store = prepare(settings(pictures, out), tmp_path / "store")
     for step in range(3):
-        pixels = torch.from_numpy(store.batch(batch_size=8, seed=0, step=step, flip=False))
+        pixels = torch.from_numpy(store.batch(batch_size=8, seed=0, step=step, flip=False)[0])
         real = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
         d.zero_grad()
         criterion(d(real).sigmoid(), torch.ones(8)).backward()
@@ -180,7 +193,8 @@ def test_leaves_a_model_and_its_record(pictures: Path, tmp_path: Path) -> None:
     assert record["data"]["images"] == 30
     assert record["data"]["license"] == "CC0"
     assert record["config"]["ngf"] == 4
-    assert record["metrics"].keys() == {"d_loss", "g_loss", "penalty"}
+    judged = {"swd", "swd_floor", "diversity", "distinct", "copies"}
+    assert record["metrics"].keys() == {"d_loss", "g_loss", "penalty", "d_real", "d_fake"} | judged
     assert [p.name for p in sorted((out / "samples").iterdir())] == ["step-000006.png", "step-000012.png"]
     assert load_generator(out).config.size == 32
 
@@ -233,31 +247,58 @@ def test_the_graph_is_published_with_the_weights(
     assert not np.array_equal(drawn, before)
 
 
-def test_not_finite_stops_and_keeps_the_last_good_state(
+def breaking_at(monkeypatch: pytest.MonkeyPatch, *calls: int) -> None:
+    """The generator's loss is NaN at these calls, counted from 1."""
+    real = game.LOSSES["bce"]
+    count = 0
+
+    def breaks(real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
+        nonlocal count
+        count += 1
+        return real.generator(real_logits, fake_logits) * (math.nan if count in calls else 1)
+
+    monkeypatch.setitem(game.LOSSES, "bce", real._replace(generator=breaks))
+
+
+def test_not_finite_goes_back_past_the_data_with_half_the_rate(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
-    real = game.LOSSES["bce"]
-    calls = 0
+    breaking_at(monkeypatch, 8)
+    batches: list[int] = []
+    real = train.training_batch
+    monkeypatch.setattr(train, "training_batch", lambda c, s, step: [batches.append(step), real(c, s, step)][1])
+    heard = run(settings(pictures, out, save_interval=3))
+    assert [m for m in heard.messages if "back to step 6, with the learning rate times 0.5" in m and "g_loss nan" in m]
+    assert heard.steps == [*range(1, 8), *range(7, 13)]
+    assert batches == [*range(8), *range(8, 14)]  # after step 6 came data of step 7, that broke; it is passed over
+    scales = {r["step"]: r["lr_scale"] for r in rows(out) if "lr_scale" in r}
+    assert scales == {10: 0.5}
 
-    def breaks(real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
-        nonlocal calls
-        calls += 1
-        return real.generator(real_logits, fake_logits) * (math.nan if calls == 8 else 1)
 
-    monkeypatch.setitem(game.LOSSES, "bce", GANLoss(real.discriminator, breaks))
-    with pytest.raises(TrainingStopped, match=r"g_loss nan.* at step 8") as caught:
-        run(settings(pictures, out, save_interval=3))
-    assert "--lr" in str(caught.value.hint)
-    assert max((out / "checkpoints").glob("step-*")).name == "step-000006"
+def test_not_finite_again_and_again_stops_and_keeps_the_best(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    breaking_at(monkeypatch, *range(8, 99))
+    with pytest.raises(TrainingStopped, match=r"g_loss nan.* at step 7, after going back 3 times") as caught:
+        run(settings(pictures, out, save_interval=3, eval_interval=4))
+    assert "--force" in str(caught.value.hint)
+    kept = json.loads((out / "genkit.json").read_text())
+    assert kept["trained"]["steps"] == json.loads((out / "best" / "genkit.json").read_text())["trained"]["steps"] <= 6
     assert all(torch.isfinite(p).all() for p in load_generator(out).parameters())
 
 
-def test_warns_when_the_discriminator_has_won(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_says_when_the_discriminator_has_won_and_when_it_is_over(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = game.LOSSES["bce"]
-    monkeypatch.setitem(game.LOSSES, "bce", GANLoss(lambda r, f: real.discriminator(r, f) * 1e-4, real.generator))
-    heard = run(settings(pictures, tmp_path / "run")).messages
-    assert sum("--d-norm spectral" in message for message in heard) == 1
+    monkeypatch.setitem(game.LOSSES, "bce", real._replace(discriminator=lambda r, f: real.discriminator(r, f) * 1e-4))
+    out = tmp_path / "run"
+    heard = run(settings(pictures, out)).messages
+    assert sum("tells every fake from real" in message for message in heard) == 1
+    alarms = json.loads((out / "genkit.json").read_text())["alarms"]
+    assert alarms[0] == {"alarm": "beaten", "began": 1, "ended": None}
 
 
 def test_resume_refuses_changed_images(pictures: Path, tmp_path: Path) -> None:
