@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from genkit.errors import InputError
@@ -88,11 +88,17 @@ class ImageReport:
             found.append(f"no labels: {self.unlabelled}")
         if self.foreign:
             found.append(f"not images: {_counts({suffix or 'no extension': n for suffix, n in self.foreign.items()})}")
+        if self.handed:
+            found.append("left is told from right in them: they are mirrored with --flip only")
         if self.dropped:
             found.append(f"{self.dropped:,} exact copies are left out")
         if self.overlap:
             found.append(f"{self.overlap:,} held-out images are left out, because copies of them are trained on")
         return found
+
+    def facts(self) -> dict[str, Any]:
+        """Everything, as plain JSON values."""
+        return asdict(self) | {"bad": [f"{name}: {reason}" for name, reason in self.bad]}
 
     def warnings(self, batch_size: int) -> list[str]:
         """What the user should know about the images before a long run."""

@@ -18,6 +18,7 @@ from genkit.library import RUN_MARK
 EXTENSIONS = frozenset(
     {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pnm"}
 )
+NAMED = "torchvision:"  # how the name of a data set begins
 MAX_FILE = 256 << 20  # bytes of one file, unpacked; far above any image within MAX_PIXELS
 
 
@@ -63,14 +64,19 @@ class Source:
 
 
 def scan(path: str | Path, flag: str = "--data") -> Source:
-    """List the images below `path` without opening them.
+    """List the images of a folder or zip without opening them, or open a data set by its name.
 
     Args:
         flag: where the path comes from, for the errors.
 
     Raises:
+        UsageError: `torchvision:` and no name of a set that genkit reads.
         InputError: nothing there, not a folder or zip, an encrypted zip, or no images.
     """
+    if str(path).startswith(NAMED):
+        from genkit.image.sets import open_set  # which makes a Source
+
+        return open_set(str(path), flag)
     source = Source(Path(path))
     if source.path.is_dir():
         for name, stamp in _walk(source):
