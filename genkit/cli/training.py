@@ -116,7 +116,7 @@ def _check_data(data: str | Sequence[str] | None, command: str) -> None:
 
     if not isinstance(data, str):
         parse_sources(data)
-    elif not Path(data).exists():
+    elif not data.startswith("torchvision:") and not Path(data).exists():
         raise InputError(f"--data {data}: no such file or folder", "check the path")
 
 

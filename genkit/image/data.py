@@ -13,7 +13,8 @@ import numpy as np
 from genkit.errors import InputError
 from genkit.files import read_json, write_json
 from genkit.image.config import GANTrainConfig
-from genkit.image.ingest import LABELS, STORE, Coloured, Progress, ingest
+from genkit.image.ingest import LABELS, Coloured, Progress, ingest
+from genkit.image.ingest import STORE as STORE
 from genkit.image.report import ImageReport as ImageReport
 from genkit.image.sources import Source, scan
 from genkit.image.store import ImageStore as ImageStore

@@ -36,6 +36,7 @@ def plan(config: GANTrainConfig, runtime: Runtime) -> dict[str, Any]:
     steps = budget.steps_to_take(config.batch_size, a_step)
     return {
         "data": store.report.line(),
+        "report": store.report.facts(),
         "model": model_line(game.generator, game.discriminator),
         "parameters": parameter_count(game.generator),
         "training_images": store.report.count,
