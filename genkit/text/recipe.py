@@ -6,17 +6,15 @@ The rules are short because they were measured; benchmarks/RESULTS.md has the ru
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from typing import Any
-
-import torch
 
 from genkit.runtime.manager import Runtime
 from genkit.text.config import PRESETS, GPTConfig, TextTrainConfig
 from genkit.text.models.gpt import count_parameters
 from genkit.text.shape import model_shape
 from genkit.training.schedule import Budget
+from genkit.training.speed import matmul_rate
 
 TOKENS_A_PARAMETER = 4  # that a budget must buy, or a smaller model learns more in it
 EPOCHS_AT_PAR, EPOCHS = 12.0, (3.0, 40.0)  # where there are as many tokens as parameters; fewest, most
@@ -149,17 +147,3 @@ def training_seconds(budget: Budget, rate: float, parameters: int, batch_size: i
 def flops_a_token(parameters: int) -> float:
     """Forward and backward, attention left out (Kaplan et al. 2020)."""
     return 6.0 * parameters
-
-
-def matmul_rate(runtime: Runtime) -> float:
-    """Floating-point operations a second of this machine's matrix products, as the main rank measures it."""
-    size = 512 if runtime.device.type == "cpu" else 4096
-    a = torch.randn(size, size, device=runtime.device, dtype=runtime.dtype)
-    best = math.inf
-    for _ in range(5):  # the first ones warm up
-        runtime.synchronize()
-        before = time.perf_counter()
-        a @ a
-        runtime.synchronize()
-        best = min(best, time.perf_counter() - before)
-    return runtime.ranks.gather([2 * size**3 / best])[0][0]
