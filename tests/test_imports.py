@@ -38,6 +38,7 @@ LAYERS = {
     "genkit.image": 2,
     "genkit.image.config": 0,
     "genkit.image.lists": 0,
+    "genkit.image.evalconfig": 0,
     "genkit.image.modelconfig": 0,
     "genkit.pipeline": 3,
     "genkit.export": 3,

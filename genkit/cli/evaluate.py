@@ -11,12 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from genkit import library
 from genkit.cli.completion import by_metavar
-from genkit.cli.options import chosen, command, config_options, runtime_options
+from genkit.cli.imageeval import evaluate_images
+from genkit.cli.options import chosen, command, config_options, option, runtime_options
 from genkit.cli.terminal import Terminal, is_terminal, write
+from genkit.config import flag_name, options
 from genkit.errors import InputError, UsageError
+from genkit.image.evalconfig import ImageEvalConfig
 from genkit.runtime.device import resolve
 from genkit.text.evalconfig import EvalConfig
 
@@ -30,31 +34,95 @@ EXAMPLES = """
 genkit eval story --data book.txt
 genkit eval run --data heldout/ --json | jq .bits_per_byte
 genkit eval hf:openai-community/gpt2 --data book.txt --block-size 512 --stride 512
+genkit eval kittens --data photos/
+genkit eval run --data photos.zip --n 5000 --json | jq .metrics.kd_efflite0
+genkit eval --fetch-inception
 """
 
 
 @command("eval", EXAMPLES)
-@click.argument("model", metavar="MODEL", shell_complete=by_metavar)
+@click.argument("model", metavar="MODEL", required=False, shell_complete=by_metavar)
 @config_options(EvalConfig)
-@runtime_options("eval")
+@config_options(ImageEvalConfig)
+@option(
+    "--fetch-inception",
+    section="Image models",
+    is_flag=True,
+    help="Download the file that FID and KID need, 96 MB, and check it; without MODEL that is all.",
+)
+@runtime_options("eval", also=("onnx",))
 @click.pass_context
-def eval(ctx: click.Context, /, model: str, device: str, precision: str, engine: str, **values: Any) -> None:
-    """Measure how well a text MODEL predicts text that it has not seen.
+def eval(
+    ctx: click.Context,
+    /,
+    model: str | None,
+    fetch_inception: bool,
+    device: str,
+    precision: str,
+    engine: str,
+    **values: Any,
+) -> None:
+    """Measure how good a MODEL is on data that it has not seen.
 
-    Prints the loss in nats a token, the perplexity, and bits per byte, which compares
-    across tokenizers. Every token is scored once, by a window that slides on by --stride
-    and so shows at least window - stride tokens before each, but at the beginning.
-
+    A text model: the loss in nats a token, the perplexity, and bits per byte, which
+    compares across tokenizers. Every token is scored once, by a window that slides on by
+    --stride and so shows at least window - stride tokens before each, but at the beginning.
     The documents follow one another as in training: each ends with an end-of-text token,
     which is scored too, and windows cross into the next. The first token is scored after
     an end-of-text token. In .txt files a line <|endoftext|> ends a document; in jsonl, csv
     and parquet a record is one. Of conversations the answers alone are scored.
+
+    An image model: how far --n of its images are from as many of --data, and beside each
+    figure how far as many others of the data are from these, which is what a perfect model
+    would come to. FD, KD (0 is best), precision and recall (1 is best) are distances of
+    features of EfficientNet-Lite0; FID and KID are printed too where the Inception file is.
+    SWD is the sliced Wasserstein distance of patches, diversity the difference between two
+    images, nearest that to the nearest image of the data.
     """
     terminal: Terminal = ctx.obj
+    report = _Report(terminal)
+    try:
+        if fetch_inception:
+            from genkit.image.inception import fetch
+
+            where = fetch(lambda fraction, done: report.update(fraction, f"{done / 1e6:,.0f} MB"))
+            if model is None:
+                write(json.dumps({"inception": str(where)}) + "\n" if terminal.json else f"{where}\n")
+                return
+        if model is None:
+            raise UsageError("MODEL is missing", f"see {ctx.command_path} --help")
+        folder = library.find(model)
+        kind = library.kind(folder)
+        if folder.is_file():
+            raise InputError(
+                f"{model}: a .gguf file is not evaluated", "name the model directory that it was made from"
+            )
+        if not ctx.params["data"]:
+            raise UsageError("--data is missing", f"see {ctx.command_path} --help")
+        _check_flags(ctx, kind)
+        if kind == "image":
+            evaluate_images(ctx, model, report.update, device=device, precision=precision, engine=engine)
+        else:
+            _evaluate_text(ctx, model, folder, report, device=device, precision=precision, engine=engine)
+    finally:
+        report.close()
+
+
+def _check_flags(ctx: click.Context, kind: str) -> None:
+    """Raise UsageError for settings of the other kind of model."""
+    own, other = (ImageEvalConfig, EvalConfig) if kind == "image" else (EvalConfig, ImageEvalConfig)
+    shared = {field.name for field, _ in options(own)} | {"data"}
+    for field, _ in options(other):
+        given = ctx.get_parameter_source(field.name) not in (ParameterSource.DEFAULT, None)
+        if given and field.name not in shared:
+            raise UsageError(f"{flag_name(field)} is not for {kind} models", f"see {ctx.command_path} --help")
+
+
+def _evaluate_text(
+    ctx: click.Context, model: str, folder: Path, report: _Report, *, device: str, precision: str, engine: str
+) -> None:
+    terminal: Terminal = ctx.obj
     config, _ = chosen(ctx, EvalConfig)
-    folder = _text_model(model)
-    if not config.data:
-        raise UsageError("--data is missing", f"see {ctx.command_path} --help")
     for path in config.data:
         if not Path(path).exists():
             raise InputError(f"--data {path}: no such file or folder", "check the path")
@@ -65,12 +133,9 @@ def eval(ctx: click.Context, /, model: str, device: str, precision: str, engine:
     from genkit.text.evaluate import evaluate_model
 
     runtime = Runtime(placed)
-    report = _Report(terminal)
-    try:
-        with runtime.settings():
-            found = evaluate_model(config, folder, runtime, report.update)
-    finally:
-        report.close()
+    with runtime.settings():
+        found = evaluate_model(config, folder, runtime, report.scored)
+    report.close()
     if found.unknown:
         terminal.note(
             f"warning: {found.unknown:,} of {found.tokens:,} tokens stand for characters that the tokenizer of {model} "
@@ -82,20 +147,6 @@ def eval(ctx: click.Context, /, model: str, device: str, precision: str, engine:
         write(json.dumps(facts, ensure_ascii=False) + "\n")
     else:
         write(_lines(found, f"{model} on {placed.device} in {placed.precision}"))
-
-
-def _text_model(name: str) -> Path:
-    """The folder of a model that can be evaluated.
-
-    Raises:
-        InputError: no such model, an image model, or a .gguf file.
-    """
-    path = library.find(name)
-    if library.kind(path) == "image":
-        raise InputError(f"{name} is an image model", "genkit eval measures text models")
-    if path.is_file():
-        raise InputError(f"{name}: a .gguf file is not evaluated", "name the model directory that it was made from")
-    return path
 
 
 class _Report:
@@ -110,10 +161,13 @@ class _Report:
 
             self._bar = LineBar(color=terminal.colored(sys.stderr))
 
-    def update(self, fraction: float, tokens: int, loss: float) -> None:
+    def scored(self, fraction: float, tokens: int, loss: float) -> None:
+        """Tokens of a text."""
+        rate = tokens / max(time.monotonic() - self._started, 1e-9)
+        self.update(fraction, f"{tokens:,} tokens, {rate:,.0f} tokens/s  loss {loss:.4f}")
+
+    def update(self, fraction: float, text: str) -> None:
         now = time.monotonic()
-        rate = tokens / max(now - self._started, 1e-9)
-        text = f"{tokens:,} tokens, {rate:,.0f} tokens/s  loss {loss:.4f}"
         if self._bar is not None:
             self._bar.update(fraction, text)
         elif now - self._said >= INTERVAL:

@@ -231,12 +231,16 @@ def model_option(default: str) -> Decorator:
     )
 
 
-def runtime_options(task: Task) -> Decorator:
-    """`--device`, `--precision` and `--engine`; `runtime.device.resolve` judges the values."""
+def runtime_options(task: Task, *, also: tuple[str, ...] = ()) -> Decorator:
+    """`--device`, `--precision` and `--engine`; `runtime.device.resolve` judges the values.
+
+    Args:
+        also: engines of another task that the command turns into.
+    """
 
     def decorate(function: Any) -> Any:
         for flag, values, text in (
-            ("--engine", "|".join(ENGINES[task]), "What runs the model."),
+            ("--engine", "|".join(ENGINES[task] + also), "What runs the model."),
             ("--precision", "|".join(PRECISIONS), "Arithmetic; auto goes by the device."),
             ("--device", "auto|cpu|cuda[:N]|mps|xpu", "Where to run; auto takes the fastest."),
         ):

@@ -96,25 +96,25 @@ def weights_path() -> Path:
 def prepared(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Images (N, H, W, C) as the network was trained on them, (N, 224, 224, 3).
 
-    Grey becomes three channels, transparency is laid on white; Pillow's bicubic filter
-    scales, which smooths before it leaves pixels out.
+    Pillow's bicubic filter scales, which smooths before it leaves pixels out.
     """
     whole = np.empty((len(pixels), SIDE, SIDE, 3), np.float32)
-    for place, image in enumerate(pixels):
-        whole[place] = np.asarray(_opaque(image).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+    for place, image in enumerate(rgb(pixels)):
+        whole[place] = np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
     whole -= 255 * _MEAN
     whole /= 255 * _STD
     return whole
 
 
-def _opaque(pixels: NDArray[np.uint8]) -> Image.Image:
-    """An image (H, W, C) as RGB."""
-    if pixels.shape[2] == 1:
-        return Image.fromarray(pixels[:, :, 0]).convert("RGB")
-    if pixels.shape[2] == 4:
-        image = Image.fromarray(pixels)
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return Image.fromarray(pixels)
+def rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Images (N, H, W, C) of 1, 3 or 4 channels as (N, H, W, 3): grey thrice, transparency laid on white."""
+    if pixels.shape[3] == 1:
+        return np.repeat(pixels, 3, axis=3)
+    if pixels.shape[3] == 3:
+        return pixels
+    white = Image.new("RGBA", pixels.shape[2:0:-1], "white")
+    opaque = [np.asarray(Image.alpha_composite(white, Image.fromarray(image)).convert("RGB")) for image in pixels]
+    return np.stack(opaque) if opaque else pixels[..., :3]
 
 
 class EfficientNetLite0(nn.Module):

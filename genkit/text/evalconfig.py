@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from genkit.config import Config, option, parse_count
 from genkit.errors import UsageError
 
-_DATA, _WINDOW = "Data", "Window"
+_DATA, _TEXT, _WINDOW = "Data", "Text models", "Text models: window"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,14 +16,14 @@ class EvalConfig(Config):
 
     data: tuple[str, ...] = option(
         (),
-        "File or folder: txt, md, jsonl, csv, parquet, also .gz .bz2 .xz .zst.",
+        "File or folder: txt, md, jsonl, csv, parquet, also .gz .bz2 .xz .zst; for an image model a folder or zip of images.",
         multiple=True,
         metavar="PATH",
         section=_DATA,
     )
-    text_field: str = option("text", "Field that holds the text in jsonl, csv and parquet.", section=_DATA)
+    text_field: str = option("text", "Field that holds the text in jsonl, csv and parquet.", section=_TEXT)
     encoding_errors: str = option(
-        "strict", "What to do with bytes that are not UTF-8.", choices=("strict", "replace"), section=_DATA
+        "strict", "What to do with bytes that are not UTF-8.", choices=("strict", "replace"), section=_TEXT
     )
     max_tokens: int | None = option(
         None,
@@ -31,7 +31,7 @@ class EvalConfig(Config):
         parse=parse_count,
         min=1,
         metavar="COUNT",
-        section=_DATA,
+        section=_TEXT,
     )
     block_size: int | None = option(
         None, "Tokens that a window shows the model. Default: the model's context.", min=1, max=1 << 24, section=_WINDOW

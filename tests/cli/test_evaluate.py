@@ -121,7 +121,6 @@ def test_a_run_is_measured_as_it_validated(genkit: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
-        (["kittens"], 3, "kittens is an image model (genkit eval measures text models)"),
         (["a.gguf"], 3, "a.gguf: a .gguf file is not evaluated (name the model directory"),
         (["nowhere"], 3, "no model 'nowhere'"),
         (["TINY", "--data", "none.txt"], 3, "--data none.txt: no such file or folder"),
