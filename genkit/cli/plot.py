@@ -25,35 +25,56 @@ Line = list[Piece]
 
 
 def plot(curves: Curves, *, width: int = WIDTH, height: int = HEIGHT, braille: bool = True) -> list[Line]:
-    """A plot of the losses, line by line: a legend, the curves between axes, and what x counts.
+    """Plots of the losses and of what was measured, line by line: legends, curves between axes, what x counts.
 
     Args:
-        width, height: characters within the axes.
+        width, height: characters within the axes of the losses; those of a measured quantity are half as high.
     """
+    shown = [(curves.losses, height), *(((curve,), (height + 1) // 2) for curve in curves.measures)]
+    labels = [_labels(*curves.limits(which), rows) for which, rows in shown]
+    margin = max(len(label) for found in labels for label in ("", *found.values()))
+    lines: list[Line] = []
+    for (which, rows), found in zip(shown, labels, strict=True):
+        lines += _axes(curves, which, found, margin, width, rows, braille)
+    lines.append([Piece(" " * (margin + 2) + _scale(curves, width))])
+    return lines
+
+
+def _labels(low: float, high: float, rows: int) -> dict[int, str]:
+    """Round numbers beside the y axis, by their rows."""
     from genkit.training.curves import tick_label, ticks
 
-    low, high = curves.limits()
-    cells: list[list[tuple[int, int | None]]] = [[(0, None)] * width for _ in range(height)]
-    for index, curve in enumerate(curves.losses):
-        _trace(cells, curve, index, curves.end, low, high, braille)
-    labels = {_row(value, low, high, height): tick_label(value) for value in ticks(low, high, max(2, height // 3))}
-    margin = max(map(len, labels.values()), default=0)
+    return {_row(value, low, high, rows): tick_label(value) for value in ticks(low, high, max(2, rows // 3))}
 
-    lines = _legend(curves, margin, width, braille)
+
+def _axes(
+    curves: Curves,
+    shown: tuple[Curve, ...],
+    labels: dict[int, str],
+    margin: int,
+    width: int,
+    height: int,
+    braille: bool,
+) -> list[Line]:
+    """A legend, and some curves between axes."""
+    low, high = curves.limits(shown)
+    cells: list[list[tuple[int, int | None]]] = [[(0, None)] * width for _ in range(height)]
+    for index, curve in enumerate(shown):
+        _trace(cells, curve, index, curves.end, low, high, braille)
+    lines = _legend(shown, margin, width, braille)
     for row, line in enumerate(cells):
         side = "┤" if row in labels else "│"
         axis = side if braille else "+" if row in labels else "|"
         lines.append([Piece(f"{labels.get(row, ''):>{margin}} {axis}"), *_pieces(line, braille)])
     rule = ("└" + "─" * width) if braille else ("+" + "-" * width)
     lines.append([Piece(" " * (margin + 1) + rule)])
-    lines.append([Piece(" " * (margin + 2) + _scale(curves, width))])
     return lines
 
 
-def _legend(curves: Curves, margin: int, width: int, braille: bool) -> list[Line]:
+def _legend(shown: tuple[Curve, ...], margin: int, width: int, braille: bool) -> list[Line]:
     """The curves' names and last values, on one line where it is wide enough."""
     names: list[Line] = []
-    for index, curve in enumerate(curves.losses):
+    for index, curve in enumerate(shown):
         mark = ("━━" if index == 0 else "╍╍") if braille else _MARKS[index] * 2
         names.append([Piece(mark, index), Piece(f" {curve.label} {curve.line[-1]:.3f}")])
     indent, gap = Piece(" " * (margin + 2)), Piece("   ")

@@ -15,31 +15,38 @@ _FINE = 2  # drawn larger and scaled down: smooth lines
 _INK, _GREY, _GRID, _PAPER = "#222222", "#6b6b6b", "#e6e6e6", "#ffffff"
 _COLORS = (("#1f6fb5", "#c3d9ee"), ("#d9571c", "#f6d3c2"))  # of a line and of its points; told apart by all eyes
 _LEFT, _RIGHT, _TOP, _BOTTOM, _STRIP, _GAP = 64, 24, 76, 48, 52, 18
+_PANEL, _TITLE = 96, 34  # of a measured quantity: its height, and the room for its title
 _MARK = 3.5  # radius of an evaluation's dot
 
 
 def draw(curves: Curves, title: str) -> bytes:
-    """The curves as a PNG of 900 x 520: losses, below them the learning rate.
+    """The curves as a PNG of 900 x 520: losses, below them the learning rate; higher by what was measured.
 
     Args:
         title: the run's name.
     """
-    image = Image.new("RGB", (WIDTH * _FINE, HEIGHT * _FINE), _PAPER)
+    height = HEIGHT + len(curves.measures) * (_TITLE + _PANEL)
+    image = Image.new("RGB", (WIDTH * _FINE, height * _FINE), _PAPER)
     pen = _Pen(image)
     strip = _STRIP + _GAP if curves.rate else 0
     box = (_LEFT, _TOP, WIDTH - _RIGHT, HEIGHT - _BOTTOM - strip)
     _heading(pen, curves, title)
-    _panel(pen, box, curves.end, curves.limits(), curves.losses, most=7)
+    _panel(pen, box, curves.end, curves.limits(curves.losses), curves.losses, most=7)
+    bottom = box[3]
+    for curve in curves.measures:
+        pen.text(_LEFT, bottom + _TITLE - 22, _said(curve), 13)
+        below = (box[0], bottom + _TITLE, box[2], bottom + _TITLE + _PANEL)
+        _panel(pen, below, curves.end, curves.limits((curve,)), (curve,), most=3)
+        bottom = below[3]
     if curves.rate is not None:
-        top = box[3] + _GAP
-        below = (box[0], top, box[2], top + _STRIP)
+        below = (box[0], bottom + _GAP, box[2], bottom + _GAP + _STRIP)
         _panel(pen, below, curves.end, (-0.04, 1.08), (curves.rate,), most=2, colors=((_GREY, _GREY),))
     for value in ticks(0, curves.end, 9):
         pen.text(
-            _LEFT + value / curves.end * (box[2] - _LEFT), HEIGHT - _BOTTOM + 7, tick_label(value), 13, anchor="ma"
+            _LEFT + value / curves.end * (box[2] - _LEFT), height - _BOTTOM + 7, tick_label(value), 13, anchor="ma"
         )
-    pen.text((_LEFT + box[2]) / 2, HEIGHT - 8, curves.unit, 13, color=_GREY, anchor="md")
-    small = image.resize((WIDTH, HEIGHT), Image.Resampling.BOX)
+    pen.text((_LEFT + box[2]) / 2, height - 8, curves.unit, 13, color=_GREY, anchor="md")
+    small = image.resize((WIDTH, height), Image.Resampling.BOX)
     data = io.BytesIO()
     small.quantize(128, dither=Image.Dither.NONE).save(data, "png", optimize=True)
     return data.getvalue()
@@ -84,7 +91,7 @@ def _heading(pen: _Pen, curves: Curves, title: str) -> None:
 def _said(curve: Curve) -> str:
     last = f"{curve.label} {curve.line[-1]:.3f}"
     lowest = float(curve.y.min())
-    return f"{last}, lowest {lowest:.3f}" if curve.dotted and len(curve.y) > 1 else last
+    return f"{last}, lowest {lowest:.3f}" if curve.falls and len(curve.y) > 1 else last
 
 
 def _panel(

@@ -21,7 +21,11 @@ Points = NDArray[np.float64]
 LABELS = {
     "loss": "training loss", "val_loss": "validation loss", "d_loss": "discriminator loss", "g_loss": "generator loss",
 }  # fmt: skip
-_EVALUATED = "val_loss"  # few points, and each is a mean over many batches already
+MEASURES = {
+    "kd": "kernel distance", "swd": "sliced Wasserstein distance", "diversity": "share of the data's diversity",
+}  # fmt: skip
+_EVALUATED = {"val_loss", *MEASURES}  # few points, and each is a mean over many batches already
+_MARKS = (b'"val_', b'"swd"')  # in the rows of these
 _MOST = 4000  # rows of a kind that a picture can show
 _WINDOW = 50  # the smoothing looks at a fiftieth of the run to either side
 _STEEP = 0.02  # of a run: its first steps may leave the picture at the top
@@ -47,7 +51,12 @@ class Curve:
 
     @property
     def label(self) -> str:
-        return LABELS[self.name]
+        return (LABELS | MEASURES)[self.name]
+
+    @property
+    def falls(self) -> bool:
+        """Whether it is an evaluation of which less is better."""
+        return self.dotted and self.name != "diversity"
 
     @property
     def smoothed(self) -> bool:
@@ -63,23 +72,25 @@ class Curves:
         unit: of x: "tokens" or "images" seen, or "steps".
         steps: of the last row.
         losses: at least one, by the order of `LABELS`.
+        measures: of `MEASURES`, each with a scale of its own; one distance at most.
         rate: learning rate as a share of its peak, where it was recorded.
     """
 
     unit: str
     steps: int
     losses: tuple[Curve, ...]
+    measures: tuple[Curve, ...]
     rate: Curve | None
 
     @property
     def end(self) -> float:
         """The largest x, at least 1."""
-        return max(1.0, *(float(curve.x[-1]) for curve in self.losses))
+        return max(1.0, *(float(curve.x[-1]) for curve in self.losses + self.measures))
 
-    def limits(self) -> tuple[float, float]:
-        """Lowest and highest y worth showing: outliers, and the steep start, are not."""
-        lines = np.concatenate([curve.line for curve in self.losses])
-        late = np.concatenate([curve.line[curve.x >= _STEEP * self.end] for curve in self.losses])
+    def limits(self, shown: Sequence[Curve]) -> tuple[float, float]:
+        """Lowest and highest y of some curves worth showing: outliers, and the steep start, are not."""
+        lines = np.concatenate([curve.line for curve in shown])
+        late = np.concatenate([curve.line[curve.x >= _STEEP * self.end] for curve in shown])
         low, high = float(lines.min()), float(np.quantile(late if late.size else lines, 0.995))
         margin = 0.05 * (high - low) or 0.5 * abs(high) or 1.0
         return low - margin, high + margin
@@ -99,7 +110,7 @@ def read_metrics(path: Path) -> list[dict[str, float | None]]:
         lines = file.read().splitlines()
     kinds: dict[bool, list[tuple[int, bytes]]] = {False: [], True: []}
     for number, line in enumerate(lines):
-        kinds[b'"val_' in line].append((number, line))
+        kinds[any(mark in line for mark in _MARKS)].append((number, line))
     kept = sorted(item for kind in kinds.values() for item in _thinned(kind))
     rows = (_row(line) for _, line in kept)
     return [row for row in rows if row is not None]
@@ -109,12 +120,14 @@ def curves_of(rows: Sequence[Row]) -> Curves | None:
     """The curves of a run; None where no loss was recorded yet."""
     rows = _as_lasting(rows)
     unit, scale = _axis(rows)
-    curves = {name: _curve(name, rows, scale) for name in (*LABELS, "lr_scale")}
-    losses = tuple(curve for name, curve in curves.items() if name in LABELS and curve is not None)
+    curves = {name: _curve(name, rows, scale) for name in (*LABELS, *MEASURES, "lr_scale")}
+    losses = tuple(curve for name in LABELS if (curve := curves[name]) is not None)
     if not losses:
         return None
-    steps = max(float(curve.x[-1]) for curve in losses) / scale
-    return Curves(unit, round(steps), losses, curves["lr_scale"])
+    measures = (curves["kd"] or curves["swd"], curves["diversity"])
+    measured = tuple(curve for curve in measures if curve is not None)
+    steps = max(float(curve.x[-1]) for curve in losses + measured) / scale
+    return Curves(unit, round(steps), losses, measured, curves["lr_scale"])
 
 
 def smooth(y: Points) -> Points:
@@ -195,7 +208,7 @@ def _curve(name: str, rows: Sequence[Row], scale: float) -> Curve | None:
     if not found:
         return None
     x, y = np.array(found, dtype=np.float64).T
-    dotted = name == _EVALUATED
+    dotted = name in _EVALUATED
     return Curve(name, x, y, y if dotted or name == "lr_scale" else smooth(y), dotted)
 
 

@@ -81,6 +81,24 @@ def test_each_curve_is_a_piece_of_its_own_colour() -> None:
                 assert set(piece.text) <= set("━╍") | {chr(0x2800 + dots) for dots in range(1, 256)}
 
 
+def test_what_was_measured_is_drawn_below() -> None:
+    measured = [{"step": s, "kd": 1 - s / 200, "swd": 3.0, "diversity": s / 100} for s in range(20, 101, 20)]
+    lines = drawn(sorted(CROSSING + measured, key=lambda row: row["step"]), width=60, height=6, braille=False)
+    assert len(lines) == (1 + 6 + 1) + 2 * (1 + 3 + 1) + 1
+    assert lines[0].split("** ")[1:] == ["discriminator loss 2.000   oo generator loss 1.000"]
+    assert [lines[at].strip() for at in (8, 13)] == [
+        "** kernel distance 0.500",
+        "** share of the data's diversity 1.000",
+    ]
+    axes = [line.index("+---") for line in lines if "+---" in line]
+    assert len(axes) == 3
+    assert len(set(axes)) == 1
+    assert lines[-1].endswith("images")
+    diversity = lines[-5:-2]
+    assert diversity[0].endswith("*")
+    assert diversity[2].split("|")[-1].lstrip().startswith("*")
+
+
 @pytest.mark.parametrize("rows", [[{"step": 5, "loss": 1.0}], [{"step": s, "loss": 1.0} for s in range(9)]])
 @pytest.mark.parametrize("braille", [True, False])
 def test_a_plot_has_its_size_whatever_it_shows(rows: list[dict[str, Any]], braille: bool) -> None:

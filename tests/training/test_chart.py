@@ -46,6 +46,24 @@ def test_curves_lie_where_their_numbers_are() -> None:
     assert rate[inside & (columns < 120)].mean() < rate[inside & (columns > 800)].mean()
 
 
+def test_what_was_measured_stands_below_the_losses() -> None:
+    rows = [{"step": s, "d_loss": 5.0, "g_loss": 7.0, "images": s} for s in range(1, 101)]
+    measured = [{"step": s, "kd": 1 - s / 200, "diversity": s / 100} for s in range(10, 101, 10)]
+    plain, taller = curves_of(rows), curves_of(sorted(rows + measured, key=lambda row: row["step"]))
+    assert plain is not None
+    assert taller is not None
+    sizes = [Image.open(io.BytesIO(draw(curves, "run"))).size for curves in (plain, taller)]
+    assert sizes[0] == (WIDTH, HEIGHT)
+    assert sizes[1] == (WIDTH, HEIGHT + 260)
+    pixels = np.asarray(Image.open(io.BytesIO(draw(taller, "run"))).convert("RGB")).astype(int)
+    down, across = where(pixels, BLUE)
+    bottom = HEIGHT - 48  # of the losses
+    for low, falls in ((bottom + 34, True), (bottom + 164, False)):
+        inside = (down > low) & (down < low + 96)
+        first, last = down[inside & (across < 200)].mean(), down[inside & (across > 800)].mean()
+        assert (last - first if falls else first - last) > 40
+
+
 def test_without_validation_and_learning_rate() -> None:
     pixels = drawn([{"step": s, "loss": 2.0 + s, "tokens": s} for s in range(5)])
     assert len(where(pixels, BLUE)[0])

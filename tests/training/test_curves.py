@@ -60,6 +60,41 @@ def test_an_image_run_and_one_that_counts_nothing() -> None:
     assert (curves.unit, curves.end) == ("steps", 1)
 
 
+def gan_run(n: int, every: int, distance: str = "kd") -> list[dict]:
+    """Losses of `n` steps, and each `every` steps a distance that falls and a diversity that rises."""
+    rows: list[dict] = []
+    for step in range(1, n + 1):
+        rows.append({"step": step, "d_loss": 1.0, "g_loss": 2.0, "images": 8 * step})
+        if step % every == 0:
+            rows.append({"step": step, "swd": 9.0, distance: 1 - step / (2 * n), "diversity": step / n, "copies": 0.0})
+    return rows
+
+
+def test_what_was_measured_has_scales_of_its_own() -> None:
+    curves = curves_of(gan_run(100, 25))
+    assert curves is not None
+    distance, diversity = curves.measures
+    assert (distance.label, distance.dotted, distance.falls) == ("kernel distance", True, True)
+    assert distance.x.tolist() == diversity.x.tolist() == [200, 400, 600, 800]
+    assert distance.y.tolist() == [0.875, 0.75, 0.625, 0.5]
+    assert (diversity.label, diversity.falls) == ("share of the data's diversity", False)
+    assert diversity.line.tolist() == [0.25, 0.5, 0.75, 1.0]
+    assert curves.limits((diversity,)) == pytest.approx((0.25 - 0.0371, 0.99625 + 0.0371), abs=1e-3)
+    assert [curve.name for curve in curves.losses] == ["d_loss", "g_loss"]
+    without = curves_of(gan_run(100, 25, "swd"))
+    assert without is not None
+    assert [curve.name for curve in without.measures] == ["swd", "diversity"]
+    none = curves_of(gan_run(100, 1000))
+    assert none is not None
+    assert none.measures == ()
+
+
+def test_the_few_measurements_of_a_long_run_are_kept(tmp_path: Path) -> None:
+    kept = read_metrics(write(tmp_path / "m", gan_run(12_000, 600)))
+    assert sum("kd" in row for row in kept) == 20
+    assert sum("d_loss" in row for row in kept) <= 4000
+
+
 @pytest.mark.parametrize("rows", [[], [{"step": 1, "loss": math.nan}], [{"step": 1, "lr_scale": 1.0}], [{"loss": 1.0}]])
 def test_nothing_to_draw(rows: list[dict]) -> None:
     assert curves_of(rows) is None
@@ -102,11 +137,11 @@ def test_the_steep_start_and_outliers_do_not_squeeze_the_rest() -> None:
     rows[500]["loss"] = 1000.0
     curves = curves_of(rows)
     assert curves is not None
-    low, high = curves.limits()
+    low, high = curves.limits(curves.losses)
     assert low < 1.0 < 2.0 < high < 100
     flat = curves_of([{"step": s, "loss": 2.0} for s in range(3)])
     assert flat is not None
-    assert flat.limits() == (1.0, 3.0)
+    assert flat.limits(flat.losses) == (1.0, 3.0)
 
 
 @pytest.mark.parametrize(
