@@ -168,3 +168,27 @@ def tiny_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_tensors(folder / WEIGHTS, Generator(shape).state_dict())
     write_json(folder / CONFIG, shape.to_dict())
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model directory: 32 pixels, transparency and three classes, with random weights."""
+    import torch
+
+    from genkit.files import write_json
+    from genkit.image.modelconfig import PlusConfig
+    from genkit.image.models.networks import generator_of
+    from genkit.image.models.store import CONFIG, WEIGHTS
+    from genkit.training.weights import save_tensors
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-classes"
+    folder.mkdir()
+    torch.manual_seed(0)
+    shape = PlusConfig(size=32, channels=4, nz=8, ngf=4, ndf=4, classes=("apple", "cherry", "pear"))
+    generator = generator_of(shape)
+    for parameter in generator.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.kaiming_normal_(parameter)
+    save_tensors(folder / WEIGHTS, generator.state_dict())
+    write_json(folder / CONFIG, shape.to_dict())
+    return folder

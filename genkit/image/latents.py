@@ -18,6 +18,8 @@ from genkit.image.walk import slerp
 
 _MOST_BYTES = 1 << 30  # of one array; a million latents of 256 numbers
 _ARRAYS = ("latents", "labels", "seeds")
+# what zipfile and NumPy raise for damaged, encrypted and pickled arrays
+_DAMAGED = (ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def read_latents(rows: Rows, config: ModelConfig) -> list[ImageRequest]:
@@ -40,7 +42,9 @@ def read_latents(rows: Rows, config: ModelConfig) -> list[ImageRequest]:
             f"{rows.path}: latents of {latents.shape[1]} numbers, and the model takes {config.nz}",
             "use the model that drew them",
         )
-    if not np.isfinite(latents).all():
+    with np.errstate(over="ignore"):  # what a float32 cannot hold becomes infinite
+        z = latents.astype(np.float32)
+    if not np.isfinite(z).all():
         raise InputError(f"{rows.path}: latents that are not finite")
     for name, held in (("labels", labels), ("seeds", seeds)):
         if held is not None and (held.shape != latents.shape[:1] or held.dtype.kind not in "iu"):
@@ -58,7 +62,7 @@ def read_latents(rows: Rows, config: ModelConfig) -> list[ImageRequest]:
     return [
         ImageRequest(
             None if seeds is None else int(seeds[i]),
-            latents[i].astype(np.float32),
+            z[i],
             None if labels is None else int(labels[i]),
         )
         for i in range(rows.first, last + 1)
@@ -84,13 +88,18 @@ def _read(path: str) -> dict[str, NDArray[np.generic]]:
         try:
             with zipfile.ZipFile(file) as archive:
                 found = {name: info for name in _ARRAYS if (info := archive.NameToInfo.get(f"{name}.npy"))}
-                if large := [name for name, info in found.items() if info.file_size > _MOST_BYTES]:
-                    raise InputError(f"{path}: {large[0]} of {found[large[0]].file_size:,} bytes", "that is too much")
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as held:
-                return {name: held[name] for name in found}
-        except (ValueError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+                for name, info in found.items():
+                    if info.file_size > _MOST_BYTES:
+                        raise InputError(f"{path}: {name} of {info.file_size:,} bytes are too many to read")
+                return {name: _array(archive, info) for name, info in found.items()}
+        except (*_DAMAGED, MemoryError) as error:
             raise InputError(f"{path} is not an npz of numbers", "genkit image --out FILE.npz writes one") from error
+
+
+def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[np.generic]:
+    with archive.open(info) as member:
+        array: NDArray[np.generic] = np.lib.format.read_array(member, allow_pickle=False)
+    return array
 
 
 def _said(array: NDArray[np.generic]) -> str:

@@ -167,7 +167,7 @@ def features(runtime: Runtime) -> Seen:
 
 def to_images(pixels: NDArray[np.uint8], runtime: Runtime) -> Tensor:
     """Pixels (N, H, W, C) to images (N, C, H, W) in [-1, 1]."""
-    return torch.from_numpy(pixels).to(runtime.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.tensor(pixels).to(runtime.device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def _opaque(images: Tensor) -> Tensor:
