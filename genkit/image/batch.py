@@ -11,7 +11,7 @@ from genkit.image.config import GANTrainConfig
 from genkit.image.game import Game
 from genkit.image.noise import LABEL, batch_latents, philox
 from genkit.image.store import ImageStore
-from genkit.runtime.manager import Runtime
+from genkit.runtime.manager import Runtime, is_out_of_memory
 from genkit.training.ahead import Batch
 
 
@@ -26,11 +26,29 @@ def training_batch(config: GANTrainConfig, store: ImageStore, step: int) -> Batc
     return tuple(torch.from_numpy(array) for array in arrays)
 
 
-def play(game: Game, batch: Batch, runtime: Runtime, step: int) -> dict[str, float]:
-    """One step of both networks on a batch of `training_batch`; returns the losses."""
-    pixels, z, *both = (tensor.to(runtime.device, non_blocking=True) for tensor in batch)
-    labels, z_labels = both or (None, None)
-    return game.step(to_images(pixels), labels, z, z_labels, step)
+def play(game: Game, batch: Batch, runtime: Runtime, step: int) -> tuple[dict[str, float], str | None]:
+    """One step of both networks on a batch of `training_batch`, in more parts where memory is short.
+
+    Returns:
+        the losses, and what is to be told of the memory.
+
+    Raises:
+        RuntimeError: out of memory even with two images at a time, or on one of several ranks.
+    """
+    told = None
+    while True:
+        try:
+            pixels, z, *both = (tensor.to(runtime.device, non_blocking=True) for tensor in batch)
+            labels, z_labels = both or (None, None)
+            return game.step(to_images(pixels), labels, z, z_labels, step), told
+        except (RuntimeError, MemoryError) as error:
+            # the other ranks are in the middle of the pass
+            if not is_out_of_memory(error) or runtime.world_size > 1:
+                raise
+            failed = error.with_traceback(None)  # which would keep the failed pass alive
+        told = game.back_off(len(batch[0]))
+        if told is None:
+            raise failed
 
 
 def to_images(pixels: Tensor) -> Tensor:

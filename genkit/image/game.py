@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
@@ -30,6 +33,8 @@ class Game:
         optimizers: an Adam for each, with its `peak_lr` for `set_lr`.
         strength: of the augmentation; the caller steers it.
         at_once: whether both learn from one pass.
+        parts: micro-batches that a step takes one after the other, where they learn at once;
+            else one of so many is all that a step learns from, as batch-norm forbids more.
     """
 
     def __init__(self, config: GANTrainConfig, shape: ModelConfig, runtime: Runtime) -> None:
@@ -45,6 +50,7 @@ class Game:
         self._loss = LOSSES[config.loss]
         mixes = any(isinstance(module, nn.BatchNorm2d) for module in self.discriminator.modules())
         self.at_once = not mixes and self._loss.turn is not None
+        self.parts = 1
         self._generate = runtime.compile(self.generator, config.compile)
         self._judge = runtime.compile(self.discriminator, config.compile)
 
@@ -62,15 +68,46 @@ class Game:
             d_loss, g_loss, penalty, and the mean logits d_real and d_fake.
         """
         self.discriminator.requires_grad_(True)
-        with self.runtime.autocast():
-            fake = self._generate(z, z_labels).float()
-        penalty = self._penalty(real, labels, step)
-        play = self._at_once if self.at_once else self._in_turn
-        d_loss, g_loss, real_logits, fake_logits = play(self._augment(real), labels, fake, z_labels, penalty)
+        parts = zip(*(_split(tensor, self.parts) for tensor in (real, labels, z, z_labels)), strict=True)
+        if self.at_once:
+            numbers = torch.stack([self._at_once(*part, step) for part in parts]).mean(0)
+            self._update(self._adam_d)
+            self._update(self._adam_g)
+        else:
+            numbers = self._in_turn(*next(parts), step)
         if self.runtime.scaler is not None:
             self.runtime.scaler.update()
-        numbers = torch.stack([d_loss, g_loss, penalty, real_logits.mean(), fake_logits.mean()]).tolist()
-        return dict(zip(("d_loss", "g_loss", "penalty", "d_real", "d_fake"), numbers, strict=True))
+        return dict(zip(("d_loss", "g_loss", "penalty", "d_real", "d_fake"), numbers.tolist(), strict=True))
+
+    def rows(self, batch_size: int) -> int:
+        """How many images of a batch a step learns from."""
+        return batch_size if self.at_once else batch_size // self.parts
+
+    def to_dict(self) -> dict[str, float]:
+        """What it must remember besides the networks and optimizers, as JSON values."""
+        return {"parts": self.parts, **asdict(self.strength)}
+
+    def restore(self, values: Mapping[str, float]) -> None:
+        """Take back what `to_dict` gave."""
+        self.parts = int(values["parts"])
+        self.strength = Strength(p=values["p"], gap=values["gap"])
+
+    def back_off(self, rows: int) -> str | None:
+        """Forget a step of so many rows that memory did not suffice for, and take more parts from here on.
+
+        Returns:
+            what that means, or None where nothing is left to divide.
+        """
+        parts = next((more for more in range(2 * self.parts, rows // 2 + 1) if rows % more == 0), None)
+        if parts is None:
+            return None
+        self.parts = parts
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        self.runtime.empty_cache()
+        if self.at_once:
+            return f"out of memory: each batch goes through in {parts} parts from here on"
+        return f"out of memory: a step learns from {rows // parts} images instead of {rows} from here on"
 
     @torch.no_grad()
     def judge(self, images: Tensor, labels: Tensor | None) -> float:
@@ -79,21 +116,19 @@ class Game:
             logits = self._judge(self._augment(images), labels)
         return float(logits.float().mean())
 
-    def _at_once(
-        self, real: Tensor, labels: Tensor | None, fake: Tensor, z_labels: Tensor | None, penalty: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        shown = fake.detach().requires_grad_(True)
+    def _at_once(self, real: Tensor, labels: Tensor | None, z: Tensor, z_labels: Tensor | None, step: int) -> Tensor:
+        """Add the gradients of a part of the batch, for both networks; returns the five numbers."""
+        fake, penalty = self._fake(z, z_labels), self._penalty(real, labels, step)
+        real, shown = self._augment(real), fake.detach().requires_grad_(True)
         both = torch.cat([real, self._augment(shown)])  # (2N, C, H, W)
         with self.runtime.autocast():
             logits = self._judge(both, None if labels is None or z_labels is None else torch.cat([labels, z_labels]))
         real_logits, fake_logits = logits.float().chunk(2)
         d_loss = self._loss.discriminator(real_logits, fake_logits)
-        self._backward(d_loss + penalty)
+        self._backward((d_loss + penalty) / self.parts)
+        assert shown.grad is not None
         fake.backward(shown.grad * self._turn(real_logits, fake_logits))  # type: ignore[no-untyped-call]
-        self._update(self._adam_d)
-        self._update(self._adam_g)
-        real_logits, fake_logits = real_logits.detach(), fake_logits.detach()
-        return d_loss.detach(), self._loss.generator(real_logits, fake_logits), real_logits, fake_logits
+        return _numbers(d_loss, self._loss.generator(real_logits, fake_logits), penalty, real_logits, fake_logits)
 
     @torch.no_grad()
     def _turn(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
@@ -101,9 +136,10 @@ class Game:
         assert self._loss.turn is not None  # at_once says so
         return self._loss.turn(real_logits, fake_logits)[:, None, None, None]
 
-    def _in_turn(
-        self, real: Tensor, labels: Tensor | None, fake: Tensor, z_labels: Tensor | None, penalty: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _in_turn(self, real: Tensor, labels: Tensor | None, z: Tensor, z_labels: Tensor | None, step: int) -> Tensor:
+        """Update one network, then the other; returns the five numbers."""
+        fake, penalty = self._fake(z, z_labels), self._penalty(real, labels, step)
+        real = self._augment(real)
         with self.runtime.autocast():
             real_logits = self._judge(real, labels).float()  # by themselves: batch-norm would mix them with the fakes
             fake_logits = self._judge(self._augment(fake.detach()), z_labels).float()  # (N,) each
@@ -117,13 +153,18 @@ class Game:
         g_loss = self._loss.generator(real_logits.detach(), judged)
         self._backward(g_loss)
         self._update(self._adam_g)
-        return d_loss.detach(), g_loss.detach(), real_logits.detach(), fake_logits.detach()
+        return _numbers(d_loss, g_loss, penalty, real_logits, fake_logits)
+
+    def _fake(self, z: Tensor, z_labels: Tensor | None) -> Tensor:
+        with self.runtime.autocast():
+            images: Tensor = self._generate(z, z_labels)
+        return images.float()
 
     def _penalty(self, real: Tensor, labels: Tensor | None, step: int) -> Tensor:
         config = self.config
         if config.regularizer != "r1" or step % config.reg_interval:
             return torch.zeros((), device=self.runtime.device)
-        return config.gamma * config.reg_interval * r1_penalty(lambda x: self.discriminator(x, labels), real)
+        return (config.gamma or 0.0) * config.reg_interval * r1_penalty(lambda x: self.discriminator(x, labels), real)
 
     def _augment(self, images: Tensor) -> Tensor:
         return augment(images, self.strength.p)
@@ -136,9 +177,17 @@ class Game:
         step_optimizers({"adam": optimizer}, scaler=self.runtime.scaler)
 
 
+def _split(rows: Tensor | None, parts: int) -> Sequence[Tensor | None]:
+    return [None] * parts if rows is None else rows.chunk(parts)
+
+
+def _numbers(d_loss: Tensor, g_loss: Tensor, penalty: Tensor, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    return torch.stack([d_loss, g_loss, penalty, real_logits.mean(), fake_logits.mean()]).detach()
+
+
 def _adam(network: nn.Module, lr: float, config: GANTrainConfig) -> Adam:
     fused = next(network.parameters()).device.type in ("cpu", "cuda")
-    optimizer = Adam(network.parameters(), lr, (config.beta1, config.beta2), fused=fused)
+    optimizer = Adam(network.parameters(), lr, (config.beta1 or 0.0, config.beta2 or 0.0), fused=fused)
     for group in optimizer.param_groups:
         group["peak_lr"] = lr
     return optimizer

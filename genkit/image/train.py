@@ -13,12 +13,13 @@ from genkit.errors import TrainingStopped
 from genkit.image.alarms import Alarms, summary
 from genkit.image.batch import play, training_batch
 from genkit.image.config import GANTrainConfig
-from genkit.image.data import prepare, settled
+from genkit.image.data import prepare
 from genkit.image.judge import Judge, affordable_images
 from genkit.image.models.networks import Generator
 from genkit.image.models.store import model_line
-from genkit.image.publish import crown, publish, sampler, sheet
-from genkit.image.start import MAY_CHANGE, OUT_OF_MEMORY, as_begun, begin, budget_of, remedy_of, shape_of
+from genkit.image.publish import crown, film, publish, sampler, sheet
+from genkit.image.recipe import as_begun, budget_of, settle, shape_of
+from genkit.image.start import MAY_CHANGE, OUT_OF_MEMORY, begin, remedy_of
 from genkit.image.verdict import verdict
 from genkit.runtime.manager import Runtime, memory_guard
 from genkit.training.ahead import Ahead
@@ -82,13 +83,14 @@ def train_gan(
         # --- data, networks and judge -----------------------------------------------------
         with ranks.main_first():
             store = prepare(config, run.data, on_progress=reading(logger, _files), expected=expected)
-        config = settled(config, store.report)
+        config = settle(config, store.report, runtime)
         game, average, state = begin(config, shape_of(config, store.classes), runtime)
         warnings = store.report.warnings(config.batch_size)
         for line in (*store.report.lines(), model_line(game.generator, game.discriminator), *warnings):
             logger.message(line)
         if resume:
             restore(run, state, logger, "images")
+            game.restore(state.extra["game"])
         n = config.eval_images or state.extra.get("eval_images") or affordable_images(store, runtime, budget.seconds)
         state.extra["eval_images"] = int(ranks.gather([n])[0][0])
         judge = Judge(store, runtime, images=state.extra["eval_images"], flip=bool(config.flip))
@@ -110,6 +112,7 @@ def train_gan(
             """Bring what is saved beside the weights up to date."""
             state.elapsed = meter.elapsed
             state.extra |= {"metrics": dict(shown), "pauses": meter.pauses, "alarms": alarms.to_dict()}
+            state.extra |= {"game": game.to_dict()}
 
         def save() -> None:
             with meter.measured("save"):
@@ -120,7 +123,8 @@ def train_gan(
 
         def draw() -> None:
             with meter.measured("sample"):
-                sheet(run, finished(), runtime, state.step)
+                logger.pictures(state.step, sheet(run, finished(), runtime, state.step))
+                film(run)
 
         def tell(messages: list[str]) -> None:
             for message in messages:
@@ -153,6 +157,7 @@ def train_gan(
                     crown(run)
                 raise
             ready.clear()
+            game.restore(state.extra["game"])
             alarms.went_back(state.step)
             save()
 
@@ -173,8 +178,11 @@ def train_gan(
         while fraction < 1 or state.step == 0:
             scale = lr_factor(state) * lr_scale(config.schedule, fraction, warmup=0.0, cooldown=config.cooldown)
             set_lr(state.optimizers, scale)
-            losses = play(game, batches(data_step(state)), runtime, data_step(state))
-            ahead = state.step + 1, state.seen + config.batch_size
+            losses, told = play(game, batches(data_step(state)), runtime, data_step(state))
+            if told:
+                logger.message(told)
+            rows = game.rows(config.batch_size)
+            ahead = state.step + 1, state.seen + rows
             reached = meter.fraction(*ahead)
             due = {name: cadence.due(ahead[0], reached) for name, cadence in cadences.items()}
             turn = agree(ranks, loss=sum(losses.values()), fraction=reached, due=due, stop=stop)
@@ -187,7 +195,7 @@ def train_gan(
                 continue
 
             (state.step, state.seen), fraction = ahead, turn.fraction
-            update_ema(average, game.generator, ema_decay(config.ema_images, config.batch_size, state.seen))
+            update_ema(average, game.generator, ema_decay(config.ema_images, rows, state.seen))
             for name, value in losses.items():
                 shown[name] = _SMOOTHING * shown.get(name, value) + (1 - _SMOOTHING) * value
             tell(alarms.watch(state.step, shown["d_loss"]))
@@ -205,6 +213,7 @@ def train_gan(
 
             # once in a while: judge, draw, save
             if turn.stopped:
+                film(run, ended=True)
                 save()
                 raise stop.error(f"at step {state.step} in {out}", f"genkit train-gan --resume --out {quote(str(out))}")
             if fraction < 1:
@@ -230,6 +239,7 @@ def train_gan(
 
         # --- the end ----------------------------------------------------------------------
         draw()
+        film(run, ended=True)
         save()
         best = state.extra["best"]
         if best["step"] != state.step:

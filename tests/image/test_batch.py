@@ -1,0 +1,141 @@
+"""What a step trains on, and what it does where memory is short."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from genkit.image.batch import play, training_batch
+from genkit.image.config import GANTrainConfig
+from genkit.image.game import Game
+from genkit.image.modelconfig import DCGANConfig, ModelConfig, PlusConfig
+from genkit.image.store import ImageStore
+from genkit.runtime.device import Hardware, resolve
+from genkit.runtime.manager import Runtime
+from genkit.training.ahead import Batch
+
+CONFIG = GANTrainConfig(size=32, channels=3, ngf=4, ndf=4, nz=8, batch_size=8, flip=False)
+LABELS = np.array([0, 1, 1, 1, 1, 1, 1, 1, 1, 1], np.int64)  # one in ten of class 0
+
+
+@pytest.fixture
+def runtime() -> Runtime:
+    return Runtime(resolve("cpu", "fp32", task="train-gan", hardware=Hardware()))
+
+
+def store(report: object = None, labels: np.ndarray | None = LABELS) -> ImageStore:
+    images = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), dtype=np.uint8)
+    return ImageStore(images, report, labels)  # type: ignore[arg-type]
+
+
+def game_of(shape: ModelConfig, runtime: Runtime) -> Game:
+    torch.manual_seed(0)
+    return Game(CONFIG, shape, runtime)
+
+
+PLUS = PlusConfig(size=32, nz=8, ngf=4, ndf=4, classes=("cat", "dog"))
+DCGAN = DCGANConfig(size=32, nz=8, ngf=4, ndf=4)
+
+
+def test_fake_images_are_of_the_classes_of_the_data_as_often() -> None:
+    counts = np.zeros(2)
+    for step in range(500):
+        pixels, z, labels, z_labels = training_batch(CONFIG, store(), step)
+        assert (len(pixels), z.shape, len(labels)) == (8, (8, 8), 8)
+        counts += np.bincount(z_labels.numpy(), minlength=2)
+    assert counts[0] / counts.sum() == pytest.approx(0.1, abs=0.015)
+
+
+def test_a_batch_depends_on_seed_and_step_alone() -> None:
+    first, again, other = (training_batch(CONFIG.replace(seed=seed), store(), 7) for seed in (0, 0, 1))
+    assert all(map(torch.equal, first, again))
+    assert not any(map(torch.equal, first[:2], other[:2]))
+    assert len(training_batch(CONFIG, store(labels=None), 7)) == 2
+
+
+def after_a_step(game: Game, batch: Batch, runtime: Runtime) -> list[torch.Tensor]:
+    play(game, batch, runtime, 0)
+    return [p.detach().clone() for network in (game.generator, game.discriminator) for p in network.parameters()]
+
+
+def test_micro_batches_give_the_gradient_of_the_batch(runtime: Runtime) -> None:
+    batch = training_batch(CONFIG, store(), 0)
+    whole, parts = (game_of(PLUS, runtime) for _ in range(2))
+    assert whole.at_once
+    parts.parts = 4
+    gradients = []
+    for game in (whole, parts):
+        grads: list[torch.Tensor] = []
+        game._update = lambda optimizer, into=grads: into.extend(  # type: ignore[method-assign,misc]
+            p.grad for group in optimizer.param_groups for p in group["params"]
+        )
+        losses, told = play(game, batch, runtime, 0)
+        gradients.append((grads, losses))
+        assert told is None
+    for one, other in zip(gradients[0][0], gradients[1][0], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    assert gradients[0][1] == pytest.approx(gradients[1][1], abs=1e-5)
+
+
+def short_of_memory(game: Game, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """The discriminator takes at most so many images at a time."""
+    real: Callable[..., torch.Tensor] = game._judge
+
+    def judge(images: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        if len(images) > most:
+            raise torch.OutOfMemoryError("out of memory")
+        return real(images, labels)
+
+    monkeypatch.setattr(game, "_judge", judge)
+
+
+def test_out_of_memory_takes_more_parts_with_the_same_mathematics(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = training_batch(CONFIG, store(), 0)
+    whole, small = game_of(PLUS, runtime), game_of(PLUS, runtime)
+    short_of_memory(small, monkeypatch, most=4)  # two real, two fake
+    _, told = play(small, batch, runtime, 0)
+    assert told == "out of memory: each batch goes through in 4 parts from here on"
+    assert small.rows(8) == 8
+    small = game_of(PLUS, runtime)
+    short_of_memory(small, monkeypatch, most=4)
+    for one, other in zip(after_a_step(whole, batch, runtime), after_a_step(small, batch, runtime), strict=True):
+        # Adam's first step is 2e-4 whatever the gradient; rounding differs where that is all but zero
+        assert ((one - other).abs() < 1e-5).float().mean() > 0.97
+    assert play(small, batch, runtime, 1)[1] is None  # said once
+
+
+def test_batch_norm_forbids_parts_so_the_batch_is_smaller(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    game = game_of(DCGAN, runtime)
+    short_of_memory(game, monkeypatch, most=5)
+    _, told = play(game, training_batch(CONFIG, store(), 0), runtime, 0)
+    assert told == "out of memory: a step learns from 4 images instead of 8 from here on"
+    assert game.rows(8) == 4
+    again = game_of(DCGAN, runtime)
+    again.restore(game.to_dict())
+    assert again.rows(8) == 4
+
+
+def test_memory_for_not_even_two_images_is_an_error(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    game = game_of(DCGAN, runtime)
+    short_of_memory(game, monkeypatch, most=1)
+    with pytest.raises(torch.OutOfMemoryError):
+        play(game, training_batch(CONFIG, store(), 0), runtime, 0)
+
+
+def test_other_errors_are_not_taken_for_memory(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    game = game_of(DCGAN, runtime)
+    monkeypatch.setattr(game, "_judge", lambda *_: (_ for _ in ()).throw(RuntimeError("a bug")))
+    with pytest.raises(RuntimeError, match="a bug"):
+        play(game, training_batch(CONFIG, store(), 0), runtime, 0)
+
+
+def test_strength_of_augmentation_comes_back(runtime: Runtime) -> None:
+    game, again = game_of(PLUS, runtime), game_of(PLUS, runtime)
+    game.strength.observe(train=1.0, held_out=0.0, fake=-0.2, images=3000)
+    again.restore(game.to_dict())
+    assert again.strength == game.strength
