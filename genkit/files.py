@@ -282,7 +282,8 @@ def _other_format(head: bytes) -> str | None:
     text = head.lstrip().lower()
     if not head:
         return "empty"
-    if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
+    # a safetensors header of 640, 896, 1,152 or 1,408 bytes begins like a pickle, but for its brace
+    if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05" and head[8:9] != b"{":
         return "a pickle, which can run code when opened"
     if head[:4] == b"PK\x03\x04":
         return "a zip archive (a PyTorch .pt file?), which can run code when opened"

@@ -303,6 +303,12 @@ def test_check_safetensors_returns_the_header(tmp_path: Path) -> None:
     assert files.check_safetensors(tmp_path / "a") == header
 
 
+@pytest.mark.parametrize("length", [640, 896, 1152, 1408])
+def test_a_header_whose_length_begins_like_a_pickle(tmp_path: Path, length: int) -> None:
+    (tmp_path / "a").write_bytes(pack(b"{}".ljust(length)))
+    assert files.check_safetensors(tmp_path / "a") == {}
+
+
 def test_a_file_without_tensors_is_fine(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(pack(b"{}      "))
     assert files.check_safetensors(tmp_path / "a") == {}
