@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from genkit.cli.terminal import Terminal, is_terminal, write
 from genkit.errors import InputError, UsageError
-from genkit.files import input_errors, open_regular, write_bytes
+from genkit.files import atomic_write, input_errors, open_regular
 from genkit.image.config import ImageSampleConfig
 from genkit.image.lists import parse_classes
 
@@ -62,28 +64,38 @@ def project(
     from genkit.image.canvas import encode, encode_npz, grid
 
     target = _target(str(config.project), pipeline)
+    with ExitStack() as stack:  # what cannot be written fails before the search
+        files: list[IO[bytes]] = [
+            io.BytesIO() if path == "-" else stack.enter_context(atomic_write(path, clobber=clobber))
+            for path, _ in paths
+        ]
+        found = _search(pipeline, target, config, seed, terminal)
+        note = note | {"project": str(config.project), "steps": str(config.steps), "distance": f"{found.distance:.4f}"}
+        labels = None
+        if found.label is not None:
+            labels, note["class"] = [found.label], pipeline.classes[found.label]
+        both = grid([target, found.pixels])
+        for file, (_, form) in zip(files, paths, strict=True):
+            if form == "npz":
+                file.write(encode_npz(found.pixels[None], None, found.z[None], note, labels))
+            else:
+                file.write(encode(both, form, note))
+    for file in files:
+        if isinstance(file, io.BytesIO):
+            write(file.getvalue())
+    _tell(found, note, [path for path, _ in paths if path != "-"], pipeline, terminal, seed)
+    return both
+
+
+def _search(
+    pipeline: ImagePipeline, target: NDArray[np.uint8], config: ImageSampleConfig, seed: int, terminal: Terminal
+) -> Projection:
     named = parse_classes(config.classes)[0][0] if config.classes is not None else None
     progress = _Progress(terminal, config.steps)
     try:
-        found = pipeline.project(target, steps=config.steps, seed=seed, label=named, on_step=progress.update)
+        return pipeline.project(target, steps=config.steps, seed=seed, label=named, on_step=progress.update)
     finally:
         progress.close()
-    note = note | {"project": str(config.project), "steps": str(config.steps), "distance": f"{found.distance:.4f}"}
-    labels = None
-    if found.label is not None:
-        labels, note["class"] = [found.label], pipeline.classes[found.label]
-    both = grid([target, found.pixels])
-    for path, form in paths:
-        if form == "npz":
-            data = encode_npz(found.pixels[None], None, found.z[None], note, labels)
-        else:
-            data = encode(both, form, note)
-        if path == "-":
-            write(data)
-        else:
-            write_bytes(path, data, clobber=clobber)
-    _tell(found, note, [path for path, _ in paths if path != "-"], pipeline, terminal, seed)
-    return both
 
 
 def _tell(

@@ -104,10 +104,10 @@ def test_a_bomb_is_not_unpacked(path: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_missing_file_and_missing_rows(path: str) -> None:
-    with pytest.raises(InputError, match="cannot read .*a.npz: No such file"):
+    with pytest.raises(InputError, match=r"cannot read .*a\.npz: No such file"):
         read_latents(Rows(path), SHAPE)
     np.savez(path, latents=LATENTS)
-    with pytest.raises(UsageError, match="a.npz:2: the file has rows 0 to 1"):
+    with pytest.raises(UsageError, match=r"a\.npz:2: the file has rows 0 to 1"):
         read_latents(Rows(path, 0, 2), SHAPE)
 
 
