@@ -18,6 +18,7 @@ from genkit.image.models.dcgan import reestimate_batch_norm
 from genkit.image.models.networks import Generator
 from genkit.image.models.store import CONFIG, WEIGHTS
 from genkit.image.noise import STATISTICS, batch_latents, seeded_latents
+from genkit.image.reel import FILM, film_of, is_due
 from genkit.image.store import ImageStore
 from genkit.runtime.manager import Runtime
 from genkit.training.record import RECORD, run_record
@@ -42,11 +43,22 @@ def sampler(average: Generator, config: GANTrainConfig, runtime: Runtime) -> Gen
     return ready
 
 
-def sheet(run: RunDir, ready: Generator, runtime: Runtime, step: int) -> None:
-    """Draw the same pictures each time, on a sheet in `samples/`; of a model with classes a row each."""
+def sheet(run: RunDir, ready: Generator, runtime: Runtime, step: int) -> NDArray[np.uint8]:
+    """Draw the same pictures each time, on a sheet in `samples/`; of a model with classes a row each.
+
+    Returns:
+        the pictures (N, H, W, C).
+    """
     z, labels = fixed_pictures(len(ready.config.classes), ready.config.nz)
     pictures = draw(ready, z, labels, runtime)
     run.publish(raw={f"step-{step:06d}.png": encode(grid(pictures, _COLUMNS), "png")}, into="samples")
+    return pictures
+
+
+def film(run: RunDir, *, ended: bool = False) -> None:
+    """Put the sheets so far together as `samples/film.webp`, if it is time for it or the run has ended."""
+    made = film_of(run.samples) if ended or is_due(run.samples) else None
+    run.publish(raw={FILM: made} if made else {}, into="samples")
 
 
 def fixed_pictures(classes: int, nz: int) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:

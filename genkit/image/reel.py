@@ -18,8 +18,14 @@ FILM = "film.webp"  # in a run's samples/
 FRAMES = 100  # at most; a longer run shows fewer of its sheets
 SIDE = 640  # pixels at most; larger sheets are reduced by a whole number
 _LENGTH, _SLOWEST, _LAST = 8000, 400, 2000  # milliseconds: of the film, of a frame at most, of the last one
-# lossy, but hardly to be told from the sheets, which are there too: the film is made anew at every save
+# lossy, but hardly to be told from the sheets, which are there too
 _QUALITY = {"quality": 90, "method": 2}
+
+
+def is_due(samples: Path) -> bool:
+    """Whether there are 1, 2, 4, 8, ... sheets: all films of a run take no longer than the last one twice."""
+    count = len(_sheets(samples))
+    return count > 0 and count & (count - 1) == 0
 
 
 def film_of(samples: Path) -> bytes | None:

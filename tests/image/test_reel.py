@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from genkit.image.canvas import encode
-from genkit.image.reel import FRAMES, SIDE, film_of
+from genkit.image.reel import FRAMES, SIDE, film_of, is_due
 
 
 def put(folder: Path, step: int, shade: int, side: int = 40, channels: int = 3) -> Path:
@@ -39,6 +39,15 @@ def test_sheets_follow_one_another_by_step_and_the_last_one_stays(tmp_path: Path
     shades, shown = zip(*frames(film_of(tmp_path)), strict=True)
     assert shades == pytest.approx([20, 50, 200], abs=2)
     assert shown == (400, 400, 2000)
+
+
+def test_films_on_the_way_are_as_many_as_the_sheets_double(tmp_path: Path) -> None:
+    assert not is_due(tmp_path)
+    due = []
+    for step in range(1, 18):
+        put(tmp_path, step, 0, side=4)
+        due += [step] if is_due(tmp_path) else []
+    assert due == [1, 2, 4, 8, 16]
 
 
 def test_no_sheets_no_film(tmp_path: Path) -> None:

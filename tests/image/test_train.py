@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 import genkit.image.game as game
@@ -62,6 +63,8 @@ class Recorder:
 
     def message(self, text: str) -> None:
         self.messages.append(text)
+
+    def pictures(self, step: int, pixels: NDArray[np.uint8]) -> None: ...
 
     def close(self) -> None: ...
 
