@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from genkit.config import LARGEST_SEED, Config, option, parse_count, parse_duration
 from genkit.errors import UsageError
 from genkit.image.lists import check_stops, parse_classes, parse_seeds, parse_stops
-from genkit.image.modelconfig import CHANNELS, D_NORMS, SIZES
+from genkit.image.modelconfig import ARCHES, CHANNELS, D_NORMS, SIZES
 
 MIN_TRUNCATION = 0.01  # below it most values would be drawn hundreds of times
 
@@ -137,14 +137,22 @@ class GANTrainConfig(Config):
         section=_DATA,
     )
 
-    arch: str = option("dcgan", "Network layout.", choices=("dcgan",), section=_MODEL)
-    nz: int = option(100, "Length of the latent vector.", min=1, max=4096, section=_MODEL)
-    ngf: int = option(64, "Filters of the generator's last stage.", min=1, max=1024, section=_MODEL)
-    ndf: int = option(64, "Filters of the discriminator's first stage.", min=1, max=1024, section=_MODEL)
+    arch: str = option(
+        "plus",
+        "plus: DCGAN's outline with what was learnt since. dcgan: the PyTorch example to the letter. It also decides what "
+        "the settings that are left open become.",
+        choices=ARCHES,
+        section=_MODEL,
+    )
+    nz: int = option(0, "Length of the latent vector; 0: by --arch.", min=0, max=4096, section=_MODEL)
+    ngf: int = option(
+        0, "Filters of the generator's last stage; 0: by budget and machine, 64 with dcgan.", min=0, max=1024, section=_MODEL
+    )
+    ndf: int = option(0, "Filters of the discriminator's first stage; 0: likewise.", min=0, max=1024, section=_MODEL)
     d_norm: str = option(
-        "batch",
-        "Normalisation in the discriminator; spectral or none do not collapse as batch does.",
-        choices=D_NORMS,
+        "auto",
+        "Normalisation in the discriminator of dcgan; auto: batch, as in the example. plus has none.",
+        choices=("auto", *D_NORMS),
         section=_MODEL,
     )
 
@@ -162,38 +170,49 @@ class GANTrainConfig(Config):
     )
 
     loss: str = option(
-        "bce",
-        "bce: non-saturating logistic loss (Goodfellow et al. 2014). hinge: Lim and Ye 2017.",
-        choices=("bce", "hinge"),
+        "auto",
+        "bce: non-saturating logistic loss (Goodfellow et al. 2014). hinge: Lim and Ye 2017. relativistic: logistic loss of "
+        "pairs (Jolicoeur-Martineau 2018). auto: relativistic, bce with dcgan.",
+        choices=("auto", "bce", "hinge", "relativistic"),
         section=_OPTIMISATION,
     )
     regularizer: str = option(
-        "none",
-        "r1: gradient penalty on real images (Mescheder et al. 2018).",
-        choices=("none", "r1"),
+        "auto",
+        "r1: gradient penalty on real images (Mescheder et al. 2018). auto: r1, none with dcgan.",
+        choices=("auto", "none", "r1"),
         section=_OPTIMISATION,
     )
-    gamma: float = option(
-        1.0,
-        "Weight of the regulariser; a lazy pass counts for all the steps it stands for.",
+    gamma: float | None = option(
+        None,
+        "Weight of the regulariser; a lazy pass counts for all the steps it stands for. Default: 1.",
         min=0,
         max=10_000,
         section=_OPTIMISATION,
     )
     reg_interval: int = option(
-        16, "Steps between regulariser passes (lazy regularisation).", min=1, max=1000, section=_OPTIMISATION
+        0, "Steps between regulariser passes (lazy regularisation); 0: by --arch.", min=0, max=1000, section=_OPTIMISATION
     )
-    batch_size: int = option(64, "Real images a step.", min=2, max=1 << 16, section=_OPTIMISATION)
-    lr: float = option(2e-4, "Learning rate of the generator.", above=0, max=1, section=_OPTIMISATION)
+    augment: str = option(
+        "auto",
+        "DiffAugment: off, a fixed probability such as 0.3, or auto: as much as the discriminator overfits; off with dcgan.",
+        metavar="auto|off|P",
+        section=_OPTIMISATION,
+    )
+    batch_size: int = option(0, "Real images a step; 0: by --arch.", min=0, max=1 << 16, section=_OPTIMISATION)
+    lr: float = option(0.0, "Learning rate of the generator; 0: by --arch.", min=0, max=1, section=_OPTIMISATION)
     d_lr: float | None = option(
         None, "Learning rate of the discriminator; default: --lr.", above=0, max=1, section=_OPTIMISATION
     )
-    beta1: float = option(0.5, "Adam's first-moment decay.", min=0, below=1, section=_OPTIMISATION)
-    beta2: float = option(0.999, "Adam's second-moment decay.", min=0, below=1, section=_OPTIMISATION)
+    beta1: float | None = option(
+        None, "Adam's first-moment decay; default: by --arch.", min=0, below=1, section=_OPTIMISATION
+    )
+    beta2: float | None = option(
+        None, "Adam's second-moment decay; default: by --arch.", min=0, below=1, section=_OPTIMISATION
+    )
     schedule: str = option(
-        "constant",
-        "constant, or linear: cool down to zero over the last --cooldown.",
-        choices=("constant", "linear"),
+        "auto",
+        "constant, or linear: cool down to zero over the last --cooldown. auto: linear, constant with dcgan.",
+        choices=("auto", "constant", "linear"),
         section=_OPTIMISATION,
     )
     cooldown: float = option(0.3, "Share of the run that cools down (linear).", min=0, max=1, section=_OPTIMISATION)
@@ -236,8 +255,29 @@ class GANTrainConfig(Config):
             raise UsageError(f"--size {self.size} is not one of {', '.join(map(str, SIZES))}")
         if self.channels not in (None, *CHANNELS):
             raise UsageError(f"--channels {self.channels} is not 1, 3 or 4")
-        if self.regularizer == "r1" and self.d_norm == "batch":
+        if self.batch_size == 1:
+            raise UsageError("--batch-size 1 leaves nothing to compare", "use 2 or more")
+        if self.arch != "dcgan" and self.d_norm != "auto":
+            raise UsageError(f"--d-norm belongs to --arch dcgan, not {self.arch}", "leave it out, or add --arch dcgan")
+        if self.regularizer == "r1" and self.arch == "dcgan" and self.d_norm in ("auto", "batch"):
             raise UsageError(
                 "--regularizer r1 needs logits that depend on one image each, and --d-norm batch mixes them",
                 "add --d-norm none or --d-norm spectral",
             )
+        if self.augment not in ("auto", "off"):
+            parse_probability(self.augment)
+
+
+def parse_probability(text: str) -> float:
+    """`0.3` of `--augment`.
+
+    Raises:
+        UsageError: not a number from 0 to 1.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise UsageError(f"--augment {text!r} is neither auto, off nor a probability", "write e.g. --augment 0.3")
+    return value

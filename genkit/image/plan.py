@@ -9,9 +9,10 @@ from typing import Any
 
 from genkit.image.batch import play, training_batch
 from genkit.image.config import GANTrainConfig
-from genkit.image.data import prepare, settled
+from genkit.image.data import prepare
 from genkit.image.models.store import model_line, parameter_count
-from genkit.image.start import OUT_OF_MEMORY, begin, budget_of, shape_of
+from genkit.image.recipe import budget_of, settle, shape_of
+from genkit.image.start import OUT_OF_MEMORY, begin
 from genkit.runtime.manager import Runtime, memory_guard
 
 
@@ -25,7 +26,7 @@ def plan(config: GANTrainConfig, runtime: Runtime) -> dict[str, Any]:
     budget = budget_of(config)
     with tempfile.TemporaryDirectory(prefix="genkit-") as folder, memory_guard(OUT_OF_MEMORY):
         store = prepare(config, Path(folder))
-        config = settled(config, store.report)
+        config = settle(config, store.report, runtime)
         game, _, _ = begin(config, shape_of(config, store.classes), runtime)
         seconds = []
         for step in range(4):  # the first one warms up
