@@ -136,6 +136,8 @@ def _download(on_progress: Callable[[float, int], None]) -> Iterator[bytes]:
                 yield piece
                 done += len(piece)
                 on_progress(done / total if total else 0.0, done)
+        if done < total:
+            raise ConnectionError(f"it broke off after {done:,} of {total:,} bytes")
     except (OSError, HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         raise InputError(f"cannot download {URL}: {reason}", _remedy(kept())) from error

@@ -143,6 +143,15 @@ def test_eval(genkit: Run, tiny_text: Path, text_data: str) -> None:
     assert few["tokens"] == 9
 
 
+def test_eval_of_images(genkit: Run, tiny_image: Path, image_data: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from genkit.image import inception
+
+    found = check_run(genkit("eval", str(tiny_image), "--data", image_data, "--n", "4", "--json"), "eval")
+    assert {"swd", "diversity", "nearest"} <= found["metrics"].keys()
+    monkeypatch.setattr(inception, "fetch", lambda on_progress: Path("there.pth"))
+    check_run(genkit("eval", "--fetch-inception", "--json"), "eval")
+
+
 def test_export_and_completion(genkit: Run, tiny_text: Path, tiny_image: Path) -> None:
     check_run(genkit("export", str(tiny_text), "--to", "hf", "--out", "hf", "--precision", "bf16", "--json"), "export")
     check_run(genkit("export", str(tiny_image), "--to", "onnx", "--out", "a.onnx", "--json"), "export")

@@ -206,3 +206,21 @@ def test_sliced_wasserstein_is_decided_by_its_seed() -> None:
 def test_one_row_is_no_distribution(function: object) -> None:
     with pytest.raises(ValueError, match=r"1 rows where \d or more are needed"):
         function(noise(1, 4), noise(9, 4))  # type: ignore[operator]
+
+
+def test_the_distances_are_those_of_torch_fidelity() -> None:
+    """On its features they are FID, KID (of one subset, which is the whole set), precision and recall."""
+    fid = pytest.importorskip("torch_fidelity.metric_fid")
+    from torch import from_numpy
+    from torch_fidelity.metric_kid import kid_features_to_metric
+    from torch_fidelity.metric_prc import prc_features_to_metric
+
+    fake, real = noise(120, 16) @ noise(16, 16, seed=1) + 0.3, noise(120, 16, seed=2) @ noise(16, 16, seed=3)
+    statistics = (fid.fid_features_to_statistics(from_numpy(x)) for x in (fake, real))
+    found = fid.fid_statistics_to_metric(*statistics, verbose=False)
+    assert frechet_distance(fake, real) == pytest.approx(found["frechet_inception_distance"], rel=1e-9)
+    a, b = from_numpy(fake), from_numpy(real)
+    found = kid_features_to_metric(a, b, kid_subsets=1, kid_subset_size=120, verbose=False)
+    assert kernel_distance(fake, real) == pytest.approx(found["kernel_inception_distance_mean"], rel=1e-9)
+    found = prc_features_to_metric(a, b, verbose=False)
+    assert precision_recall(real, fake) == pytest.approx((found["precision"], found["recall"]))
