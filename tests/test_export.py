@@ -18,6 +18,7 @@ from genkit.errors import GenkitError, InputError, OutputError, UsageError
 from genkit.export import FORMATS, MARK, card, export
 from genkit.files import check_safetensors
 from genkit.image.models.store import load_generator
+from genkit.image.noise import latents
 from genkit.text.models.store import load_model
 from genkit.training.weights import load_tensors, save_tensors
 
@@ -109,6 +110,19 @@ def test_gguf_is_what_the_gguf_package_reads(tiny_text: Path, tmp_path: Path, pr
     tolerance = {"fp32": 0, "fp16": 1e-3, "int8": np.abs(expected).max() / 127}[precision]
     assert np.abs(values - expected).max() <= tolerance
     assert leftovers(tmp_path) == []
+
+
+def test_onnx_of_a_model_with_classes(tiny_classes: Path, tmp_path: Path) -> None:
+    from onnxruntime import InferenceSession
+
+    export(tiny_classes, tmp_path / "g.onnx", "onnx")
+    z, y = latents(7, 8)[None], np.array([2])
+    session = InferenceSession(tmp_path / "g.onnx", providers=["CPUExecutionProvider"])
+    image = session.run(["image"], {"z": z, "y": y})[0]
+    with torch.inference_mode():
+        expected = load_generator(tiny_classes)(torch.from_numpy(z), torch.from_numpy(y)).numpy()
+    np.testing.assert_allclose(image, expected, atol=1e-5)
+    assert session.get_modelmeta().custom_metadata_map["classes"] == '["apple", "cherry", "pear"]'
 
 
 def test_onnx_stands_alone(tiny_image: Path, tmp_path: Path) -> None:

@@ -197,6 +197,34 @@ def test_images_of_a_seed_do_not_depend_on_their_neighbours(tiny_image: Path) ->
     assert np.abs(together[3].astype(int) - together[4]).max() > 50
 
 
+def test_images_have_the_classes_that_are_asked_for(tiny_classes: Path) -> None:
+    with load(tiny_classes, device="cpu") as pipeline:
+        assert isinstance(pipeline, ImagePipeline)
+        assert pipeline.classes == ("apple", "cherry", "pear")
+        assert [e.label for e in pipeline.draw([0, 4, 5])] == [0, 1, 2]
+        asked = list(pipeline.draw([0, 4, 5], labels=["pear", 1, "0"]))
+        assert [(e.seed, e.label) for e in asked] == [(0, 2), (4, 1), (5, 0)]
+        again = list(pipeline.render([pipeline.request(0, "pear")]))
+        assert np.array_equal(again[0].pixels, asked[0].pixels)
+        with pytest.raises(UsageError, match="the model has no class 'pair'"):
+            list(pipeline.draw([0], labels=["pair"]))
+        with pytest.raises(ValueError, match="shorter"):
+            list(pipeline.draw([0, 1], labels=["pear"]))
+        with pytest.raises(UsageError, match="the engine onnx has no gradients"):
+            pipeline.project(np.zeros((32, 32, 4), np.uint8))
+
+
+def test_a_walk_through_latents_and_seeds(tiny_classes: Path) -> None:
+    with load(tiny_classes, device="cpu") as pipeline:
+        assert isinstance(pipeline, ImagePipeline)
+        stops = [7, pipeline.request(8, "pear"), 9]
+        frames = list(pipeline.walk(stops, 6, label="cherry"))
+        assert [(e.seed, e.label) for e in frames] == [(7, 1), (7, 1), (8, 1), (8, 1), (9, 1), (9, 1)]
+        stills = list(pipeline.draw([7, 8, 9], labels=[1, 1, 1]))
+        assert all(np.array_equal(a.pixels, b.pixels) for a, b in zip(frames[::2], stills, strict=True))
+        assert next(iter(pipeline.walk(stops, 6))).label == 7 % 3  # of the first stop
+
+
 def test_a_knob_that_an_engine_lacks_goes_to_one_that_has_it(tiny_text: Path) -> None:
     said: list[str] = []
     with load(tiny_text, device="cpu", note=said.append) as pipeline:

@@ -166,7 +166,7 @@ def encode_npz(
         (N,), `latents` float32 (N, nz), and `note`, a JSON string.
     """
     file = io.BytesIO()
-    arrays: dict[str, NDArray[Any]] = {"images": images}
+    arrays: dict[str, Any] = {"images": images}
     if seeds is not None:
         arrays["seeds"] = np.array(seeds, np.uint64)
     if labels is not None:

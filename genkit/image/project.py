@@ -87,7 +87,7 @@ def project(
 
     def loss(z: Tensor, y: Tensor | None) -> Tensor:  # (N,)
         images = generator(z, y)
-        made = distances(images, goal) + _SHELL * (z.norm(dim=1) - shell).square()
+        made: Tensor = distances(images, goal) + _SHELL * (z.norm(dim=1) - shell).square()
         if seen is not None and seen_goal is not None:
             made = made + _SEEN * (1 - F.cosine_similarity(seen(images), seen_goal))
         return made

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from genkit.image import canvas
+from genkit.image import canvas, graph
 
 Run = Callable[..., Any]
 ROOT = Path(__file__).parents[2]
@@ -218,12 +218,20 @@ def test_wrong_models(genkit: Run, tiny_text: Path, tmp_path: Path) -> None:
     assert done.err.startswith("error: no model 'nowhere'")
 
 
-def test_a_cpu_imports_no_framework(tmp_path: Path) -> None:
+def test_a_cpu_imports_no_framework(tiny_classes: Path, tmp_path: Path) -> None:
     program = (
         "import sys; from genkit.cli import entry; code = entry(sys.argv[1:]); "
         "print(code, *{name.split('.')[0] for name in sys.modules}, file=sys.stderr)"
     )
-    for args in (["--out", "a.png"], ["--out", "a.npz"], ["--interpolate", "0,1", "--frames", "3", "--out", "a.gif"]):
+    classes = ["-m", str(shutil.copytree(tiny_classes, tmp_path / "model")), "--class", "pear,apple"]
+    graph.write(tmp_path / "model")  # as training does
+    for args in (
+        ["--out", "a.png"],
+        ["--out", "a.npz"],
+        ["--latent", "a.npz,3", "--mix", "0.5", "--out", "b.webp"],
+        ["--interpolate", "0,a.npz", "--frames", "30", "--out", "a.gif"],
+        [*classes, "--out", "c.jpg"],
+    ):
         done = subprocess.run(
             [sys.executable, "-c", program, "image", "--device", "cpu", "-q", *args],
             capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},

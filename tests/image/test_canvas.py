@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from genkit.errors import InputError, UsageError
-from genkit.image.canvas import Sheet, encode, encode_npz, grid, read_note
+from genkit.image.canvas import Sheet, encode, encode_npz, grid, on_white, read_note
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (8, 6, 3), np.uint8)
 NOTE = {"seed": "7", "model": "kittens", "author": "Ünïcode 猫"}
@@ -40,6 +40,57 @@ def test_a_sheet_takes_pictures_as_they_come() -> None:
     sheet = Sheet(5, PICTURE.shape)
     assert sheet.shape == (2 + 2 * 10, 2 + 3 * 8, 3)  # known before there is a picture
     assert np.array_equal(sheet.fill(PICTURE for _ in range(5)), grid([PICTURE] * 5))
+
+
+def places(groups: str, columns: int | None = None) -> list[str]:
+    """The rows of a sheet of single pixels, a letter for each group."""
+    sheet = Sheet(len(groups), (1, 1, 1), columns, gap=0, groups=groups)
+    pixels = sheet.fill(np.full((1, 1, 1), ord(letter), np.uint8) for letter in groups)
+    return ["".join("." if level == 255 else chr(level) for level in row) for row in pixels[:, :, 0]]
+
+
+@pytest.mark.parametrize(
+    ("groups", "columns", "rows"),
+    [
+        ("aaaabbbb", None, ["aaaa", "bbbb"]),
+        ("aaaaabb", None, ["aaaaa", "bb..."]),
+        ("aabbccddeeff", None, ["aabb", "ccdd", "eeff"]),  # two groups in a row make it squarer
+        ("abcdefg", None, ["abc", "def", "g.."]),
+        ("aabccc", None, ["aa.", "b..", "ccc"]),
+        ("aaaaaaa", None, ["aaa", "aaa", "a.."]),  # one group is none
+        ("aaabbb", 2, ["aa", "a.", "bb", "b."]),
+        ("aaabbb", 9, ["aaabbb"]),
+        ("aabaa", 2, ["aa", "b.", "aa"]),
+        ("a" * 17 + "b", None, ["aaaaa", "aaaaa", "aaaaa", "aa...", "b...."]),  # too many for one row
+    ],
+)
+def test_groups_keep_together(groups: str, columns: int | None, rows: list[str]) -> None:
+    assert places(groups, columns) == rows
+
+
+def test_sheets_of_transparent_pictures_are_transparent_between_them() -> None:
+    picture = np.full((2, 2, 4), 9, np.uint8)
+    sheet = grid([picture] * 3, gap=1)
+    assert np.array_equal(sheet[1:3, 1:3], picture)
+    assert not sheet[4:, 4:, 3].any()
+    assert sheet[0, 0].tolist() == [255, 255, 255, 0]
+
+
+def test_transparency_is_laid_on_white() -> None:
+    pixels = np.array([[[10, 20, 30, 255], [10, 20, 30, 0], [0, 100, 200, 128]]], np.uint8)
+    assert on_white(pixels).tolist() == [[[10, 20, 30], [255, 255, 255], [127, 177, 227]]]
+    assert on_white(PICTURE) is PICTURE
+
+
+def test_only_jpg_has_no_transparency() -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (8, 6, 4), np.uint8)
+    pixels[:4, :, 3] = 0
+    for format in ("png", "webp"):
+        with Image.open(io.BytesIO(encode(pixels, format, NOTE))) as image:
+            assert np.array_equal(np.asarray(image), pixels)  # also the colours that nobody sees
+    with Image.open(io.BytesIO(encode(pixels, "jpg", NOTE))) as image:
+        assert image.mode == "RGB"
+        assert np.asarray(image)[:3].mean() > 240
 
 
 @pytest.mark.parametrize("format", ["png", "webp"])
@@ -81,6 +132,14 @@ def test_npz_opens_without_pickle() -> None:
         assert np.array_equal(found["latents"], LATENTS)
         assert found["latents"].dtype == np.float32
     assert read_note(io.BytesIO(data)) == NOTE
+
+
+def test_npz_holds_labels_where_there_are_some() -> None:
+    with np.load(io.BytesIO(encode_npz(PICTURE[None], None, LATENTS, NOTE, [3])), allow_pickle=False) as found:
+        assert (found["labels"].tolist(), found["labels"].dtype) == ([3], np.int64)
+        assert "seeds" not in found
+    with np.load(io.BytesIO(encode_npz(PICTURE[None], [1], LATENTS)), allow_pickle=False) as found:
+        assert "labels" not in found
 
 
 def test_sheets_that_a_format_cannot_hold() -> None:

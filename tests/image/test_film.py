@@ -146,3 +146,21 @@ def test_what_cannot_be_written_is_refused_at_once(monkeypatch: pytest.MonkeyPat
     check_film("webp", 60)
     with pytest.raises(UsageError, match=r"mp4 needs the package av \(pip install 'genkit-cli\[video\]'"):
         check_film("mp4", 20)
+
+
+@pytest.mark.parametrize("form", ["gif", "mp4"])
+def test_without_transparency_frames_lie_on_white(form: str) -> None:
+    clear = np.zeros((32, 32, 4), np.uint8)
+    opaque = np.concatenate([frames(1)[0], np.full((32, 32, 1), 255, np.uint8)], axis=2)
+    first, second = decoded(film(form, [clear, opaque]), form)
+    assert first.min() > 250
+    assert error(second, opaque[:, :, :3]) < 8
+
+
+def test_a_webp_keeps_transparency() -> None:
+    pictures = [np.random.default_rng(i).integers(0, 256, (8, 8, 4), np.uint8) for i in range(2)]
+    with Image.open(io.BytesIO(film("webp", pictures))) as image:
+        shown = [np.asarray(frame.convert("RGBA")) for frame in ImageSequence.Iterator(image)]
+    for a, b in zip(shown, pictures, strict=True):
+        assert np.array_equal(a[:, :, 3], b[:, :, 3])
+        assert np.array_equal(a[b[:, :, 3] > 0], b[b[:, :, 3] > 0])

@@ -60,6 +60,21 @@ def test_it_agrees_with_torch(save_generator: Save, shape: dict[str, int]) -> No
     assert (difference > 0).mean() < 1e-3
 
 
+@pytest.mark.parametrize("channels", [3, 4])
+def test_labels_choose_what_is_drawn(save_generator: Save, channels: int) -> None:
+    folder = save_generator(arch="plus", channels=channels, classes=["a", "b", "c"])
+    asked = [ImageRequest(seed, latents(seed, 8), label) for seed in (0, 1) for label in (2, 0, 1)]
+    ours = [*OnnxImageEngine(folder).generate(asked)]
+    with Runtime(resolve("cpu", engine="torch", task="image", hardware=Hardware())) as runtime:
+        theirs = [*TorchImageEngine(load_generator(folder), runtime).generate(asked)]
+    for events in (ours, theirs):
+        assert [(e.seed, e.label) for e in events] == [(r.seed, r.label) for r in asked]
+        assert (events[0].pixels != events[1].pixels).any()
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.pixels.shape == (32, 32, channels)
+        assert np.abs(a.pixels.astype(int) - b.pixels).max() <= 1
+
+
 def test_it_draws_the_kittens_that_torch_draws() -> None:
     difference = np.abs(by_onnx(KITTENS, range(16), 100).astype(int) - by_torch(KITTENS, range(16), 100))
     assert difference.max() <= 1
