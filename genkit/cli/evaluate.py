@@ -74,10 +74,10 @@ def eval(
 
     An image model: how far --n of its images are from as many of --data, and beside each
     figure how far as many others of the data are from these, which is what a perfect model
-    would come to. FD, KD (0 is best), precision and recall (1 is best) are distances of
-    features of EfficientNet-Lite0; FID and KID are printed too where the Inception file is.
-    SWD is the sliced Wasserstein distance of patches, diversity the difference between two
-    images, nearest that to the nearest image of the data.
+    would come to. FD and KD (0 is best), precision and recall (1 is best) compare features
+    of EfficientNet-Lite0; where the Inception file is, FID and KID are printed too. SWD is
+    the sliced Wasserstein distance of patches, diversity the difference between two images,
+    nearest that to the nearest image of the data.
     """
     terminal: Terminal = ctx.obj
     report = _Report(terminal)

@@ -144,10 +144,10 @@ def evaluate_images(
     """
     shape = read_model_config(read_json(folder / library.CONFIG))
     path = Path(config.inception) if config.inception is not None else inception.find()
-    if path is not None and (config.inception is not None or inception.available()):
-        inception.check(path)  # what does not suit shows now, not after the images are drawn
-    else:
+    if config.inception is None and not inception.available():
         path = None
+    if path is not None:
+        inception.check(path)  # what does not suit shows now, not after the images are drawn
     fit = config.fit or _fit_of(folder)
     with tempfile.TemporaryDirectory(prefix="genkit-") as place, memory_guard("lower --n, or use --device cpu"):
         data, bad = _real(config, shape, fit, Path(place), on_progress)

@@ -45,8 +45,6 @@ class InceptionNet:
 
     def __init__(self, path: Path, device: Any = "cpu") -> None:
         check(path)
-        if not available():
-            raise InputError("FID and KID are computed by torch-fidelity, which is not installed", REMEDY)
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
         net = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
@@ -89,7 +87,9 @@ def find() -> Path | None:
 
 
 def check(path: Path) -> None:
-    """Raise InputError unless a file is the one with the standard weights."""
+    """Raise InputError unless torch-fidelity is installed and a file is the one with the standard weights."""
+    if not available():
+        raise InputError("FID and KID are computed by torch-fidelity, which is not installed", REMEDY)
     if content_hash(path) != SHA256:
         raise InputError(
             f"{path} is not the standard Inception file, whose SHA-256 begins with {SHA256[:8]}",

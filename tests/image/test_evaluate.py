@@ -19,6 +19,7 @@ from genkit.image.engines import ImageEvent
 from genkit.image.evalconfig import ImageEvalConfig
 from genkit.image.evaluate import ImageEvaluation, evaluate_images
 from genkit.image.modelconfig import DCGANConfig, PlusConfig
+from genkit.pipeline import ImagePipeline
 from genkit.runtime.device import Placement
 from genkit.runtime.manager import Runtime
 
@@ -145,6 +146,28 @@ def test_samples_have_the_classes_of_what_they_are_compared_with(
     assert (found.labels, draw.labels) == ("turn", None)
     found = compare(draw, str(tmp_path / "data"))
     assert (found.labels, draw.labels) == (None, None)
+
+
+def test_classes_stay_with_their_images(tmp_path: Path) -> None:
+    """Also where so many are given that training would hold some out."""
+    for label, name in enumerate(("cat", "dog")):
+        save(tmp_path / "data" / name, 100 * label + squares(210, label, 1) // 4)  # cats are below 64, dogs above 100
+    config = ImageEvalConfig(data=str(tmp_path / "data"), n=50)
+    shape = PlusConfig(size=SIZE, channels=1, classes=("cat", "dog"))
+    data, _ = evaluate._real(config, shape, "crop", tmp_path / "place", lambda fraction, text: None)
+    assert data.labels is not None
+    assert [("cat", "dog")[bright] for bright in data.images[:, 0, 0, 0] // 100] == list(data.labels)
+    assert Counter(data.labels) == {"cat": 210, "dog": 210}
+    assert len({*data.chosen} | {*data.others}) == 100
+
+
+def test_a_model_with_classes_draws_them(save_generator: Callable[..., Path], tmp_path: Path) -> None:
+    for seed, name in enumerate(("cat", "dog")):
+        save(tmp_path / "data" / name, squares(8, seed))
+    with ImagePipeline(save_generator(arch="plus", classes=["cat", "dog"]), device="cpu") as pipeline:
+        config = ImageEvalConfig(data=str(tmp_path / "data"))
+        found = evaluate_images(config, pipeline.path, pipeline.draw, Runtime(pipeline.placement))
+    assert (found.samples, found.labels) == (8, "data")
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

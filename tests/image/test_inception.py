@@ -120,7 +120,7 @@ def test_without_torch_fidelity_the_remedy_is_named(tmp_path: Path, monkeypatch:
     (tmp_path / "file.pth").write_bytes(BODY)
     monkeypatch.setattr(inception, "find_spec", lambda name: None)
     with pytest.raises(InputError) as caught:
-        InceptionNet(tmp_path / "file.pth")
+        inception.check(tmp_path / "file.pth")
     assert caught.value.hint == "pip install 'genkit-cli[metrics]'"
 
 
