@@ -26,6 +26,7 @@ _WORSE = 2.0  # times the best distance
 _WORSE_BY = {"kd": 0.1, "swd": 0.0}  # and by as much more: kd is near 0 for a good model
 _NEIGHBOURS = 10  # that tell how near the training images lie to one another
 _COMMON = 0.2  # share of real images that lie as near to another one as near-copies do
+_SAME = 1e-4  # squared distance of outlines that are those of one image
 _ROWS = 512  # that are compared at a time
 
 
@@ -79,7 +80,7 @@ class Alarms:
         return told + self._set(COPIES, step, copied)
 
     def went_back(self, step: int) -> None:
-        """The run went back to a good model: what was wrong with this one is over."""
+        """The run went back from this step to a good model: what was wrong with this one is over."""
         for name in (BEATEN, COLLAPSE, DECLINE):
             self._set(name, step, False)
         self._worse = 0
@@ -150,8 +151,8 @@ class CopyDetector:
     def __init__(self, training: Rows, images: int = 500) -> None:
         self._training = training
         self._k = min(_NEIGHBOURS, max(1, len(training) // 10))
-        ratios = self._ratios(training[:images], own=True)
-        ratios = ratios[ratios > 1e-3]  # an image that is there twice tells nothing
+        ratios = self._ratios(training[:images], apart=_SAME)
+        ratios = ratios[np.isfinite(ratios)]
         self.limit = float(np.quantile(ratios, _COMMON)) if len(ratios) else 0.0
 
     def share(self, rows: Rows) -> float:
@@ -159,11 +160,12 @@ class CopyDetector:
         near = float((self._ratios(rows) < self.limit).mean())
         return max(0.0, (near - _COMMON) / (1 - _COMMON))
 
-    def _ratios(self, rows: Rows, *, own: bool = False) -> NDArray[np.float64]:
-        """Distance to the nearest by the mean distance to the next k, (N,)."""
-        distances = np.sqrt(_nearest(rows, self._training, self._k + 1, own=own))  # (N, k + 1)
+    def _ratios(self, rows: Rows, *, apart: float = 0.0) -> NDArray[np.float64]:
+        """Distance to the nearest by the mean distance to the next k, (N,); inf where there are not so many."""
+        distances = np.sqrt(_nearest(rows, self._training, self._k + 1, apart=apart))  # (N, k + 1)
         further = distances[:, 1:].mean(1)
-        ratios: NDArray[np.float64] = np.divide(distances[:, 0], further, out=np.zeros(len(rows)), where=further > 0)
+        known = np.isfinite(further) & (further > 0)
+        ratios: NDArray[np.float64] = np.divide(distances[:, 0], further, out=np.full(len(rows), np.inf), where=known)
         return ratios
 
 
@@ -182,21 +184,23 @@ def outlines(thumbnails: NDArray[np.floating[Any]], side: int = 16) -> Rows:
     return scaled
 
 
-def _nearest(rows: Rows, others: Rows, k: int, *, own: bool = False) -> NDArray[np.float64]:
-    """Squared distances (N, k) of (N, D) rows to their nearest in (M, D), in order.
+def _nearest(rows: Rows, others: Rows, k: int, *, own: bool = False, apart: float = 0.0) -> NDArray[np.float64]:
+    """Squared distances (N, k) of (N, D) rows to their nearest in (M, D), in order; inf where there are fewer.
 
     Args:
         own: the rows are the first of `others`, and none is its own neighbour.
+        apart: squared distance below which two images are one: it is not its own neighbour, nor are its copies.
     """
     centre = others.mean(0)  # less of a distance cancels about the middle
     found = np.full((len(rows), k), np.inf)
     x = rows - centre
     for low in range(0, len(others), _ROWS):
         y = others[low : low + _ROWS] - centre
-        squares = np.square(x).sum(1)[:, None] + np.square(y).sum(1) - 2 * (x @ y.T)
+        squares = np.maximum(np.square(x).sum(1)[:, None] + np.square(y).sum(1) - 2 * (x @ y.T), 0)
         if own:
             here = np.arange(low, min(low + len(y), len(x)))
             squares[here, here - low] = np.inf
-        both = np.concatenate([found, np.maximum(squares, 0)], axis=1)
+        squares[squares < apart] = np.inf
+        both = np.concatenate([found, squares], axis=1)
         found = np.sort(np.partition(both, k - 1, axis=1)[:, :k], axis=1)
     return found

@@ -150,6 +150,7 @@ def train_gan(
 
         def go_back(problem: str, remedy: str, *, up_to: int | None = None, most: int = MOST) -> None:
             """Restore the newest checkpoint, or one before; where that did not help, keep the best and stop."""
+            at = state.step
             try:
                 roll_back(run, state, logger, problem=problem, remedy=remedy, up_to=up_to, most=most)
             except TrainingStopped:
@@ -158,7 +159,7 @@ def train_gan(
                 raise
             ready.clear()
             game.restore(state.extra["game"])
-            alarms.went_back(state.step)
+            alarms.went_back(at)
             save()
 
         if not resume:
