@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,8 @@ def test_images_have_the_classes_that_are_asked_for(tiny_classes: Path) -> None:
         assert np.array_equal(again[0].pixels, asked[0].pixels)
         with pytest.raises(UsageError, match="the model has no class 'pair'"):
             list(pipeline.draw([0], labels=["pair"]))
+        with pytest.raises(UsageError, match="the model has no class 3"):
+            list(pipeline.render([replace(pipeline.request(0), label=3)]))
         with pytest.raises(ValueError, match="shorter"):
             list(pipeline.draw([0, 1], labels=["pear"]))
         with pytest.raises(UsageError, match="the engine onnx has no gradients"):

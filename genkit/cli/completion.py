@@ -17,6 +17,8 @@ from genkit import library
 from genkit.cli.options import command
 from genkit.cli.terminal import Terminal, write
 from genkit.errors import GenkitError
+from genkit.files import read_json
+from genkit.image.modelconfig import read_model_config
 
 if TYPE_CHECKING:
     Items = list[CompletionItem[str]]
@@ -48,6 +50,8 @@ def by_metavar(ctx: click.Context, param: click.Parameter, incomplete: str) -> I
 
     Files are left to the shell, and offered where no name fits.
     """
+    if param.name == "classes":
+        return _classes(ctx, incomplete)
     words = (param.metavar or "").replace("[:WEIGHT]", "").split("|")  # a weighted path is a path
     names = [word.partition("[")[0] for word in words if word != word.upper() or word.isdigit()]
     if "MODEL" in words:
@@ -63,6 +67,14 @@ def by_metavar(ctx: click.Context, param: click.Parameter, incomplete: str) -> I
 def _models(incomplete: str) -> list[str]:
     """Names of models; those of the hub only once they are asked for."""
     return [name for name in library.known() if incomplete.startswith("hf:") or not name.startswith("hf:")]
+
+
+def _classes(ctx: click.Context, incomplete: str) -> Items:
+    """The classes of the model that the line names, behind those that are typed already."""
+    before, comma, typed = incomplete.rpartition(",")
+    folder = library.find(ctx.params.get("model") or library.DEFAULT_IMAGE)
+    names = read_model_config(read_json(folder / library.CONFIG)).classes
+    return [CompletionItem(before + comma + name) for name in names if name.startswith(typed)]
 
 
 @command("completion", EXAMPLES)

@@ -158,6 +158,8 @@ class ImagePipeline(Pipeline):
             )
 
     def _labelled(self, request: ImageRequest) -> ImageRequest:
-        if request.label is None and self.classes:
-            return replace(request, label=0)
-        return request
+        from genkit.image.labels import label_of
+
+        if request.label is not None:
+            return replace(request, label=label_of(request.label, self.classes))
+        return replace(request, label=0) if self.classes else request

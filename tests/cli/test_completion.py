@@ -69,6 +69,13 @@ def test_choices(complete: Run, line: str, values: list[str]) -> None:
     assert complete(line) == [("plain", value) for value in values]
 
 
+def test_classes_are_those_of_the_model(complete: Run, tiny_classes: Path) -> None:
+    line = f"genkit image -m {tiny_classes} --class "
+    assert complete(line) == [("plain", "apple"), ("plain", "cherry"), ("plain", "pear")]
+    assert complete(line + "apple,p") == [("plain", "apple,pear")]
+    assert complete("genkit image --class ") == []  # kittens have none
+
+
 def test_models_are_the_bundled_ones_and_the_runs(complete: Run, tmp_path: Path) -> None:
     (tmp_path / "runs/mine").mkdir(parents=True)
     (tmp_path / "runs/mine/config.json").write_text("{}")

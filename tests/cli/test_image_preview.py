@@ -122,7 +122,7 @@ def test_protocols(environ: dict[str, str], name: str | None) -> None:
 @pytest.mark.parametrize(
     ("name", "begins"), [("KITTY", b"\x1b_Ga=T,"), ("ITERM2", b"\x1b]1337;File=inline=1;"), ("SIXELS", b"\x1bP0;1;0q")]
 )
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, 3, 4])
 def test_encodings(name: str, begins: bytes, channels: int) -> None:
     pytest.importorskip("chafa")
     pixels = np.arange(32 * 48 * channels, dtype=np.uint8).reshape(32, 48, channels)
@@ -130,6 +130,18 @@ def test_encodings(name: str, begins: bytes, channels: int) -> None:
     assert shown is not None
     assert shown.startswith(begins)
     assert shown.endswith(b"\n")
+
+
+def test_previews_of_transparent_pictures_lie_on_white() -> None:
+    clear = np.zeros((8, 8, 4), np.uint8)
+    assert (graphics.shrink(clear, 4, lines=2) == 255).all()
+    assert graphics.letters(clear, 4) == "@@@@\n@@@@"
+
+
+def test_a_preview_of_classes_shows_all_of_them(tiny_classes: Path, tmp_path: Path) -> None:
+    code, out, shown = preview(tiny_classes, tmp_path, "--n", "48", TERM="xterm", NO_COLOR="1")
+    assert (code, out) == (0, b"genkit-3.png\n")
+    assert len(shown.split("\r\n")) == 21  # 4 x 4 pictures in 40 columns
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 48), (30, 45)])

@@ -125,6 +125,18 @@ def test_image(genkit: Run, tiny_image: Path) -> None:
     assert len(found["files"]) == 2
     walk = ("--interpolate", "1,2", "--frames", "3", "--out", "a.gif")
     assert check_run(genkit("image", *model, *walk), "image")["frames"] == "3"
+    check_run(genkit("image", *model, "--seeds", "1-2", "--out", "a.npz"), "image")
+    check_run(genkit("image", *model, "--latent", "a.npz,3", "--mix", "0.2", "--out", "b.png"), "image")
+
+
+def test_image_with_classes(genkit: Run, tiny_classes: Path, tmp_path: Path) -> None:
+    model = ("-m", str(tiny_classes), "--json")
+    check_run(genkit("image", *model, "--class", "pear=2", "--out", "a.png"), "image")
+    check_run(genkit("image", *model, "--interpolate", "0,1", "--frames", "2", "--out", "a.gif"), "image")
+    Image.new("RGB", (9, 9)).save(tmp_path / "me.png")
+    check_run(genkit("image", *model, "--project", "me.png", "--steps", "1", "--out", "a.npz"), "image")
+    check_run(genkit("info", str(tiny_classes), "--json"), "info")
+    check_run(genkit("info", "a.npz", "--json"), "info")
     for name in ("a.png", "a.gif"):
         check_run(genkit("info", name, "--json"), "info")
 
