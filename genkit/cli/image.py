@@ -89,8 +89,8 @@ def image(
     """Draw images into a grid, into single files, or a walk between them.
 
     The paths of the files are printed. A file keeps its seeds, classes and model:
-    `genkit info grid.png` reads them back. jpg, gif and mp4 have no transparency:
-    there the images of a model that has lie on white.
+    `genkit info grid.png` reads them back. In jpg, gif and mp4 transparent images lie
+    on white.
     """
     terminal: Terminal = ctx.obj
     config, set_by_user = chosen(ctx, ImageSampleConfig)
@@ -99,7 +99,8 @@ def image(
         check_projection(config, set_by_user, engine, each=each)
         paths = projected_paths(config.project, out, form, choose_format(out, form, each=False, walk=False))
         _check_streams(terminal, paths[0][0], preview)
-        with open_model(terminal, model, "image", device=device, precision=precision, engine="torch") as opened:
+        engine = "torch" if engine == "auto" else engine
+        with open_model(terminal, model, "image", device=device, precision=precision, engine=engine) as opened:
             pipeline = cast("ImagePipeline", opened)
             note = _note(model, pipeline.path)
             both = project(pipeline, config, paths, note, terminal, seed=seed or 0, clobber=not no_clobber)

@@ -59,7 +59,7 @@ class ImageSampleConfig(Config):
     )
     project: str | None = option(
         None,
-        "Find the latent that draws this image best, and write it: .npz, or a picture of both.",
+        "Find the latent that draws this image best: writes .npz, or a picture of both; default: the two.",
         metavar="FILE",
         section=_LATENTS,
     )

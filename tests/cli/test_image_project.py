@@ -108,6 +108,7 @@ def test_classes(project: Run, genkit: Run, tiny_classes: Path, tmp_path: Path) 
         (["--project", "me.jpg", "--interpolate", "0,1"], 2, "--project finds one latent, and --interpolate says"),
         (["--project", "me.jpg", "--each"], 2, "--project finds one latent, and --each says"),
         (["--project", "me.jpg", "--engine", "onnx"], 2, "--project needs gradients, which --engine onnx has not"),
+        (["--project", "me.jpg", "--engine", "onxx"], 2, "--engine 'onxx' is not an engine"),
         (["--project", "me.jpg", "--class", "a,b"], 2, "--class a,b: a projection keeps to one class"),
         (["--project", "me.jpg", "--class", "a"], 2, "class 'a': the model has no classes"),
         (["--project", "me.jpg", "--out", "a.gif"], 2, "gif holds an animation"),
