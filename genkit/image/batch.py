@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from genkit.image.augment import RAMP
 from genkit.image.config import GANTrainConfig
 from genkit.image.game import Game
-from genkit.image.noise import LABEL, batch_latents, philox
+from genkit.image.noise import HELD_OUT, LABEL, batch_latents, philox
 from genkit.image.store import ImageStore
 from genkit.runtime.manager import Runtime, is_out_of_memory
 from genkit.training.ahead import Batch
+
+_STEER_INTERVAL = 4  # steps
+_BLIND = 0.6  # strength of the augmentation where nothing is held out
 
 
 def training_batch(config: GANTrainConfig, store: ImageStore, step: int) -> Batch:
@@ -27,7 +33,7 @@ def training_batch(config: GANTrainConfig, store: ImageStore, step: int) -> Batc
 
 
 def play(game: Game, batch: Batch, runtime: Runtime, step: int) -> tuple[dict[str, float], str | None]:
-    """One step of both networks on a batch of `training_batch`, in more parts where memory is short.
+    """One step of both networks on this rank's share of a `training_batch`, in more parts where memory is short.
 
     Returns:
         the losses, and what is to be told of the memory.
@@ -36,6 +42,7 @@ def play(game: Game, batch: Batch, runtime: Runtime, step: int) -> tuple[dict[st
         RuntimeError: out of memory even with two images at a time, or on one of several ranks.
     """
     told = None
+    batch = tuple(tensor.chunk(runtime.world_size)[runtime.rank] for tensor in batch)
     while True:
         try:
             pixels, z, *both = (tensor.to(runtime.device, non_blocking=True) for tensor in batch)
@@ -49,6 +56,31 @@ def play(game: Game, batch: Batch, runtime: Runtime, step: int) -> tuple[dict[st
         told = game.back_off(len(batch[0]))
         if told is None:
             raise failed
+
+
+def steer(
+    game: Game, store: ImageStore, config: GANTrainConfig, runtime: Runtime, step: int, losses: Mapping[str, float]
+) -> None:
+    """Once in a while, set the strength of the augmentation by what the discriminator thinks of held-out images.
+
+    Where there are none, there are few images at all: it rises to what such sets usually need.
+
+    Args:
+        step: the one that has just been done.
+        losses: its losses.
+    """
+    if config.augment != "auto" or step % _STEER_INTERVAL:
+        return
+    n, held_out = config.batch_size, store.held_out
+    passed = _STEER_INTERVAL * game.rows(n)
+    if held_out is None:
+        game.strength.p = min(_BLIND, game.strength.p + passed / RAMP)
+        return
+    chosen = philox(config.seed, HELD_OUT, step).integers(len(held_out), size=n)
+    chosen = np.array_split(chosen, runtime.world_size)[runtime.rank]
+    images = to_images(torch.from_numpy(held_out.images[chosen]).to(runtime.device))
+    labels = None if held_out.labels is None else torch.from_numpy(held_out.labels[chosen]).to(runtime.device)
+    game.strength.observe(losses["d_real"], game.judge(images, labels), losses["d_fake"], images=passed)
 
 
 def to_images(pixels: Tensor) -> Tensor:

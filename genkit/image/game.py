@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from genkit.image.augment import Strength, augment
-from genkit.image.config import GANTrainConfig
+from genkit.image.config import GANTrainConfig, parse_probability
 from genkit.image.losses import LOSSES, r1_penalty
 from genkit.image.modelconfig import ModelConfig
 from genkit.image.models.networks import discriminator_of, generator_of
@@ -46,7 +46,7 @@ class Game:
         self._adam_g = _adam(self.generator, config.lr, config)
         self._adam_d = _adam(self.discriminator, config.d_lr or config.lr, config)
         self.optimizers: dict[str, Optimizer] = {"adam_generator": self._adam_g, "adam_discriminator": self._adam_d}
-        self.strength = Strength()
+        self.strength = Strength(0.0 if config.augment in ("auto", "off") else parse_probability(config.augment))
         self._loss = LOSSES[config.loss]
         mixes = any(isinstance(module, nn.BatchNorm2d) for module in self.discriminator.modules())
         self.at_once = not mixes and self._loss.turn is not None

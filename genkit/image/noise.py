@@ -16,7 +16,7 @@ from genkit.errors import UsageError
 from genkit.image.config import MIN_TRUNCATION
 
 # Streams of one seed; a picture and a training batch never share one.
-PICTURE, ORDER, FLIP, LATENT, STATISTICS, LABEL, JUDGED = range(7)
+PICTURE, ORDER, FLIP, LATENT, STATISTICS, LABEL, JUDGED, HELD_OUT = range(8)
 
 
 def philox(seed: int, stream: int, step: int = 0) -> np.random.Generator:

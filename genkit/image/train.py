@@ -11,7 +11,7 @@ from shlex import quote
 
 from genkit.errors import TrainingStopped
 from genkit.image.alarms import Alarms, summary
-from genkit.image.batch import play, training_batch
+from genkit.image.batch import play, steer, training_batch
 from genkit.image.config import GANTrainConfig
 from genkit.image.data import prepare
 from genkit.image.judge import Judge, affordable_images
@@ -32,7 +32,7 @@ from genkit.training.recovery import MOST, data_step, lr_factor, roll_back
 from genkit.training.rundir import BEST, RunDir
 from genkit.training.schedule import lr_scale
 from genkit.training.stop import StopSignal
-from genkit.training.turn import agree
+from genkit.training.turn import agree, check_split
 
 _LOG_INTERVAL = 10
 _SMOOTHING = 0.98  # of the losses shown
@@ -49,6 +49,8 @@ def train_gan(
     started: float | None = None,
 ) -> TrainReport:
     """Train, and leave a run directory that `genkit image -m RUN` draws from.
+
+    Under torchrun every rank calls it. Rank 0 reads the images first, writes and reports.
 
     Args:
         runtime: an entered `Runtime`.
@@ -84,6 +86,7 @@ def train_gan(
         with ranks.main_first():
             store = prepare(config, run.data, on_progress=reading(logger, _files), expected=expected)
         config = settle(config, store.report, runtime)
+        check_split(config.batch_size, ranks)
         game, average, state = begin(config, shape_of(config, store.classes), runtime)
         warnings = store.report.warnings(config.batch_size)
         for line in (*store.report.lines(), model_line(game.generator, game.discriminator), *warnings):
@@ -155,7 +158,7 @@ def train_gan(
                 roll_back(run, state, logger, problem=problem, remedy=remedy, up_to=up_to, most=most)
             except TrainingStopped:
                 if "best" in state.extra:
-                    crown(run)
+                    crown(run, runtime)
                 raise
             ready.clear()
             game.restore(state.extra["game"])
@@ -196,6 +199,7 @@ def train_gan(
                 continue
 
             (state.step, state.seen), fraction = ahead, turn.fraction
+            steer(game, store, config, runtime, state.step, losses)
             update_ema(average, game.generator, ema_decay(config.ema_images, rows, state.seen))
             for name, value in losses.items():
                 shown[name] = _SMOOTHING * shown.get(name, value) + (1 - _SMOOTHING) * value
@@ -208,7 +212,8 @@ def train_gan(
                 kept.metrics(
                     state.step,
                     losses
-                    | {"lr_scale": scale, "images": state.seen, "images_per_second": progress.rate}
+                    | {"augment": game.strength.p, "lr_scale": scale}
+                    | {"images": state.seen, "images_per_second": progress.rate}
                     | {"seconds": meter.elapsed},
                 )
 
@@ -244,7 +249,7 @@ def train_gan(
         save()
         best = state.extra["best"]
         if best["step"] != state.step:
-            step, shown = crown(run)
+            step, shown = crown(run, runtime)
             logger.message(
                 f"step {step:,} measured best, {judge.metric} {best[judge.metric]:.4f}: that is the model kept"
             )

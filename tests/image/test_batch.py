@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from genkit.image.batch import play, training_batch
+from genkit.image.augment import RAMP
+from genkit.image.batch import play, steer, training_batch
 from genkit.image.config import GANTrainConfig
 from genkit.image.game import Game
 from genkit.image.modelconfig import DCGANConfig, ModelConfig, PlusConfig
@@ -17,7 +18,10 @@ from genkit.runtime.device import Hardware, resolve
 from genkit.runtime.manager import Runtime
 from genkit.training.ahead import Batch
 
-CONFIG = GANTrainConfig(size=32, channels=3, ngf=4, ndf=4, nz=8, batch_size=8, flip=False)
+CONFIG = GANTrainConfig(
+    size=32, channels=3, ngf=4, ndf=4, nz=8, batch_size=8, flip=False, loss="bce", regularizer="none", lr=2e-4,
+    beta1=0.5, beta2=0.999, augment="off",
+)  # fmt: skip
 LABELS = np.array([0, 1, 1, 1, 1, 1, 1, 1, 1, 1], np.int64)  # one in ten of class 0
 
 
@@ -69,7 +73,7 @@ def test_micro_batches_give_the_gradient_of_the_batch(runtime: Runtime) -> None:
     gradients = []
     for game in (whole, parts):
         grads: list[torch.Tensor] = []
-        game._update = lambda optimizer, into=grads: into.extend(  # type: ignore[method-assign,misc]
+        game._update = lambda _, optimizer, into=grads: into.extend(  # type: ignore[method-assign,misc]
             p.grad for group in optimizer.param_groups for p in group["params"]
         )
         losses, told = play(game, batch, runtime, 0)
@@ -139,3 +143,38 @@ def test_strength_of_augmentation_comes_back(runtime: Runtime) -> None:
     game.strength.observe(train=1.0, held_out=0.0, fake=-0.2, images=3000)
     again.restore(game.to_dict())
     assert again.strength == game.strength
+
+
+LOSSES = {"d_real": 2.0, "d_fake": 0.0}
+
+
+def steered(game: Game, images: ImageStore, augment: str, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> float:
+    """The strength after eight steps in which held-out images look fake."""
+    monkeypatch.setattr(game, "judge", lambda images, labels: 0.0)
+    for step in range(1, 9):
+        steer(game, images, CONFIG.replace(augment=augment), runtime, step, LOSSES)
+    return game.strength.p
+
+
+def test_augmentation_is_steered_by_held_out_images(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    held_out = store()
+    images = ImageStore(held_out.images, None, LABELS, held_out)  # type: ignore[arg-type]
+    game = game_of(PLUS, runtime)
+    game.strength.gap = 0.9
+    assert steered(game, images, "auto", runtime, monkeypatch) == pytest.approx(2 * 4 * 8 / RAMP)
+    assert game.strength.gap > 0.9
+    assert steered(game_of(PLUS, runtime), images, "off", runtime, monkeypatch) == 0.0
+
+
+def test_without_held_out_images_it_rises_to_what_few_images_need(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    game = game_of(PLUS, runtime)
+    assert steered(game, store(), "auto", runtime, monkeypatch) == pytest.approx(2 * 4 * 8 / RAMP)
+    game.strength.p = 0.599
+    assert steered(game, store(), "auto", runtime, monkeypatch) == 0.6
+
+
+def test_a_strength_that_is_given_stays(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    game = Game(CONFIG.replace(augment="0.3"), PLUS, runtime)
+    assert steered(game, store(), "0.3", runtime, monkeypatch) == 0.3

@@ -85,7 +85,7 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def settings(pictures: Path, out: Path, **changes: object) -> GANTrainConfig:
-    tiny = {"size": 32, "ngf": 4, "ndf": 4, "nz": 8, "batch_size": 8, "steps": 12, "flip": False}
+    tiny = {"arch": "dcgan", "size": 32, "ngf": 4, "ndf": 4, "nz": 8, "batch_size": 8, "steps": 12, "flip": False}
     tiny |= {"eval_images": 16, "eval_interval": 1000}
     return GANTrainConfig(data=str(pictures), out=str(out), **(tiny | changes))  # type: ignore[arg-type]
 
@@ -113,7 +113,10 @@ STABLE = {"d_norm": "spectral", "loss": "hinge"}
 R1 = {"d_norm": "none", "regularizer": "r1", "reg_interval": 2, "flip": True, "schedule": "linear"}
 
 
-@pytest.mark.parametrize("changes", [{}, STABLE, R1], ids=["reference", "spectral", "r1"])
+PLUS = {"arch": "plus", "augment": "auto", "reg_interval": 2, "ema_images": 20}
+
+
+@pytest.mark.parametrize("changes", [{}, STABLE, R1, PLUS], ids=["reference", "spectral", "r1", "plus"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_stopped_and_resumed_equals_straight(
     pictures: Path, tmp_path: Path, changes: dict[str, object], precision: str
@@ -198,7 +201,11 @@ def test_leaves_a_model_and_its_record(pictures: Path, tmp_path: Path) -> None:
     assert record["config"]["ngf"] == 4
     judged = {"swd", "swd_floor", "diversity", "distinct", "copies"}
     assert record["metrics"].keys() == {"d_loss", "g_loss", "penalty", "d_real", "d_fake"} | judged
-    assert [p.name for p in sorted((out / "samples").iterdir())] == ["step-000006.png", "step-000012.png"]
+    assert [p.name for p in sorted((out / "samples").iterdir())] == [
+        "film.webp",
+        "step-000006.png",
+        "step-000012.png",
+    ]
     assert load_generator(out).config.size == 32
 
 
@@ -330,7 +337,7 @@ def test_an_existing_run_is_not_overwritten(pictures: Path, tmp_path: Path) -> N
 
 def test_r1_refuses_batch_norm() -> None:
     with pytest.raises(UsageError, match="--d-norm batch"):
-        GANTrainConfig(regularizer="r1")
+        GANTrainConfig(arch="dcgan", regularizer="r1")
 
 
 def test_budgets_exclude_one_another(pictures: Path, tmp_path: Path) -> None:
