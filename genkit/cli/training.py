@@ -49,7 +49,7 @@ def run_training(ctx: click.Context, cls: type[Config], *, task: TrainTask) -> N
         check_preview(terminal)
         if flags["dry_run"]:
             raise UsageError("--dry-run draws nothing that --preview could show", "leave --preview out")
-    _check_ranks(task, flags["dry_run"])
+    _check_ranks(flags["dry_run"])
     if flags["resume"] and flags["force"]:
         raise UsageError("--resume and --force contradict each other", "--resume continues, --force starts anew")
     config, set_by_user = chosen(ctx, cls)
@@ -100,12 +100,11 @@ def run_training(ctx: click.Context, cls: type[Config], *, task: TrainTask) -> N
     terminal.note("sample it: " + _SAMPLER[task].format(shlex.quote(str(report.out))))
 
 
-def _check_ranks(task: TrainTask, dry_run: bool) -> None:
-    """What does not run on several processes is refused: each would do, and write, the same."""
+def _check_ranks(dry_run: bool) -> None:
+    """A dry run on several processes is refused: each would do, and say, the same."""
     ranks = os.environ.get("WORLD_SIZE", "1")
-    if ranks not in ("", "1") and (task == "train-gan" or dry_run):
-        what = "--dry-run" if dry_run else "genkit train-gan"
-        raise UsageError(f"WORLD_SIZE={ranks}: {what} does not run on several processes", "run it without torchrun")
+    if dry_run and ranks not in ("", "1"):
+        raise UsageError(f"WORLD_SIZE={ranks}: --dry-run does not run on several processes", "run it without torchrun")
 
 
 def _check_data(data: str | Sequence[str] | None, command: str) -> None:

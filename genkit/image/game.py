@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from genkit.image.augment import Strength, augment
+from genkit.image.augment import Share, Strength, augment
 from genkit.image.config import GANTrainConfig, parse_probability
 from genkit.image.losses import LOSSES, r1_penalty
 from genkit.image.modelconfig import ModelConfig
@@ -47,6 +47,7 @@ class Game:
         self._adam_d = _adam(self.discriminator, config.d_lr or config.lr, config)
         self.optimizers: dict[str, Optimizer] = {"adam_generator": self._adam_g, "adam_discriminator": self._adam_d}
         self.strength = Strength(0.0 if config.augment in ("auto", "off") else parse_probability(config.augment))
+        self._share = Share(runtime.rank, runtime.world_size)
         self._loss = LOSSES[config.loss]
         mixes = any(isinstance(module, nn.BatchNorm2d) for module in self.discriminator.modules())
         self.at_once = not mixes and self._loss.turn is not None
@@ -57,10 +58,10 @@ class Game:
     def step(
         self, real: Tensor, labels: Tensor | None, z: Tensor, z_labels: Tensor | None, step: int
     ) -> dict[str, float]:
-        """One step of each network.
+        """One step of each network, whose gradients and batch-norm are those of all ranks.
 
         Args:
-            real: (N, C, H, W) in [-1, 1], of the classes `labels` (N,).
+            real: this rank's share of the images, (N, C, H, W) in [-1, 1], of the classes `labels` (N,).
             z: (N, nz) latents, to be drawn as of the classes `z_labels` (N,).
             step: steps done before, for lazy regularisation.
 
@@ -71,12 +72,13 @@ class Game:
         parts = zip(*(_split(tensor, self.parts) for tensor in (real, labels, z, z_labels)), strict=True)
         if self.at_once:
             numbers = torch.stack([self._at_once(*part, step) for part in parts]).mean(0)
-            self._update(self._adam_d)
-            self._update(self._adam_g)
+            self._update(self.discriminator, self._adam_d)
+            self._update(self.generator, self._adam_g)
         else:
             numbers = self._in_turn(*next(parts), step)
         if self.runtime.scaler is not None:
             self.runtime.scaler.update()
+        numbers = self.runtime.mean(numbers)
         return dict(zip(("d_loss", "g_loss", "penalty", "d_real", "d_fake"), numbers.tolist(), strict=True))
 
     def rows(self, batch_size: int) -> int:
@@ -114,7 +116,7 @@ class Game:
         """The mean logit of images that it does not learn from, augmented as those that it does."""
         with self.runtime.autocast():
             logits = self._judge(self._augment(images), labels)
-        return float(logits.float().mean())
+        return float(self.runtime.mean(logits.float().mean()))
 
     def _at_once(self, real: Tensor, labels: Tensor | None, z: Tensor, z_labels: Tensor | None, step: int) -> Tensor:
         """Add the gradients of a part of the batch, for both networks; returns the five numbers."""
@@ -145,14 +147,14 @@ class Game:
             fake_logits = self._judge(self._augment(fake.detach()), z_labels).float()  # (N,) each
         d_loss = self._loss.discriminator(real_logits, fake_logits)
         self._backward(d_loss + penalty)
-        self._update(self._adam_d)
+        self._update(self.discriminator, self._adam_d)
 
         self.discriminator.requires_grad_(False)
         with self.runtime.autocast():
             judged = self._judge(self._augment(fake), z_labels).float()
         g_loss = self._loss.generator(real_logits.detach(), judged)
         self._backward(g_loss)
-        self._update(self._adam_g)
+        self._update(self.generator, self._adam_g)
         return _numbers(d_loss, g_loss, penalty, real_logits, fake_logits)
 
     def _fake(self, z: Tensor, z_labels: Tensor | None) -> Tensor:
@@ -167,13 +169,14 @@ class Game:
         return (config.gamma or 0.0) * config.reg_interval * r1_penalty(lambda x: self.discriminator(x, labels), real)
 
     def _augment(self, images: Tensor) -> Tensor:
-        return augment(images, self.strength.p)
+        return augment(images, self.strength.p, self._share)
 
     def _backward(self, loss: Tensor) -> None:
         scaler = self.runtime.scaler
         (scaler.scale(loss) if scaler is not None else loss).backward()  # type: ignore[no-untyped-call]
 
-    def _update(self, optimizer: Adam) -> None:
+    def _update(self, network: nn.Module, optimizer: Adam) -> None:
+        self.runtime.average_gradients(network)
         step_optimizers({"adam": optimizer}, scaler=self.runtime.scaler)
 
 

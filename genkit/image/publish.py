@@ -105,10 +105,11 @@ def publish(
         graph.write(run.path / into)  # after the weights that it points into; the engine takes none of another header
 
 
-def crown(run: RunDir) -> tuple[int, dict[str, float]]:
+def crown(run: RunDir, runtime: Runtime) -> tuple[int, dict[str, float]]:
     """Make the best model the one in the run's root; returns its step and metrics."""
     best = run.path / BEST
     record = read_json(best / RECORD)
     run.publish(tensors={WEIGHTS: load_tensors(best / WEIGHTS)}, json={RECORD: record})
-    graph.write(run.path)
+    if runtime.is_main:
+        graph.write(run.path)
     return record["trained"]["steps"], record["metrics"]

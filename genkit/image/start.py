@@ -33,6 +33,7 @@ def begin(config: GANTrainConfig, shape: ModelConfig, runtime: Runtime) -> tuple
     torch.manual_seed(config.seed)
     game = Game(config, shape, runtime)
     average = copy.deepcopy(game.generator).requires_grad_(False)
+    runtime.share_statistics(game.generator, game.discriminator)  # the average draws on one rank alone
     state = TrainState(
         modules={"generator": game.generator, "discriminator": game.discriminator, "average": average},
         optimizers=game.optimizers,

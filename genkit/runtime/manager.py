@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from genkit.errors import ResourceError
 from genkit.runtime.device import Placement, cpu_count
-from genkit.runtime.parallel import fits, local_gradients, replicate, shard
+from genkit.runtime.parallel import average_gradients, fits, local_gradients, replicate, shard, share_statistics
 from genkit.runtime.ranks import Ranks
 
 _T = TypeVar("_T", bound=Callable[..., Any])
@@ -131,6 +131,17 @@ class Runtime:
     def local_gradients(self) -> contextlib.AbstractContextManager[None]:
         """Passes whose gradients stay on their rank until the next one outside adds them to its own."""
         return local_gradients(self._wrapped)
+
+    def share_statistics(self, *modules: nn.Module) -> None:
+        """Have batch-norm in modules that nobody wraps see the images of all ranks, in place."""
+        if self.world_size > 1:
+            for module in modules:
+                share_statistics(module)
+
+    def average_gradients(self, module: nn.Module) -> None:
+        """Make the gradients of a module that nobody wraps their means over ranks, before its optimizer steps."""
+        if self.world_size > 1:
+            average_gradients(module.parameters())
 
     def mean(self, tensor: Tensor) -> Tensor:
         """Mean over ranks, on every rank."""

@@ -1,5 +1,8 @@
 """A model on several ranks: copies that average their gradients, or one that is split among them.
 
+Here too: gradients and batch-norm of copies that nobody wraps, as a GAN's, whose passes
+through two networks are no plain forward and backward.
+
 ddp   every rank has the whole model (DistributedDataParallel, Li et al. 2020)
 fsdp  every rank has its part of each tensor (FSDP2; Zhao et al. 2023, after ZeRO-3,
       Rajbhandari et al. 2020)
@@ -8,7 +11,7 @@ fsdp  every rank has its part of each tensor (FSDP2; Zhao et al. 2023, after ZeR
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
@@ -35,6 +38,67 @@ def replicate(module: nn.Module, device: torch.device) -> nn.Module:
         device_ids=None if device.type == "cpu" else [device.index],
         gradient_as_bucket_view=True,
     )
+
+
+def average_gradients(parameters: Iterable[Tensor]) -> None:
+    """Replace the gradients by their means over the ranks, which must all have the same ones, in one message."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        return
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for gradient, mean in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
+
+
+def share_statistics(module: nn.Module) -> None:
+    """Have each batch-norm in a module that trains normalise by the batch of all ranks; in place.
+
+    Names and tensors stay, and so do checkpoints. torch's own SyncBatchNorm needs a GPU.
+    """
+    for layer in module.modules():
+        if type(layer) is nn.BatchNorm2d:
+            layer.__class__ = _SharedBatchNorm2d
+
+
+class _SharedBatchNorm2d(nn.BatchNorm2d):
+    """Batch-norm over the images of all ranks, each of which has as many (Ioffe and Szegedy 2015)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        wide = x.float()
+        mean = _MeanOverRanks.apply(wide.mean((0, 2, 3)))  # (C,)
+        centred = wide - mean[:, None, None]
+        variance = _MeanOverRanks.apply(centred.square().mean((0, 2, 3)))
+        if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
+            with torch.no_grad():
+                count = x.numel() // x.shape[1] * dist.get_world_size()
+                self.num_batches_tracked += 1
+                share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+                self.running_mean.lerp_(mean, share)
+                self.running_var.lerp_(variance * (count / (count - 1)), share)  # unbiased, as torch keeps it
+        scale = (variance + self.eps).rsqrt() * self.weight
+        return torch.addcmul(self.bias[:, None, None], centred, scale[:, None, None]).to(x.dtype)
+
+
+class _MeanOverRanks(torch.autograd.Function):
+    """A mean whose gradient, too, is that of the losses of all ranks."""
+
+    @staticmethod
+    def forward(ctx: Any, local: Tensor) -> Tensor:
+        return _mean_over_ranks(local)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _mean_over_ranks(gradient)
+
+
+def _mean_over_ranks(tensor: Tensor) -> Tensor:
+    total = tensor.contiguous().clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
 
 
 def shard(module: nn.Module, device: torch.device) -> None:

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from genkit.errors import UsageError
 from genkit.runtime.manager import Runtime, derive_seed, is_out_of_memory
-from genkit.runtime.ranks import Ranks
 from genkit.text.config import TextTrainConfig
 from genkit.text.data import Corpus
 from genkit.text.losses import IGNORE
@@ -26,19 +24,6 @@ def training_batch(config: TextTrainConfig, model: GPT, corpus: Corpus, step: in
     """x, y (B, T) of a step."""
     block_size = config.block_size or model.config.block_size
     return corpus.batch(block_size=block_size, batch_size=config.batch_size, seed=config.seed, step=step)
-
-
-def check_split(config: TextTrainConfig, ranks: Ranks) -> None:
-    """Each rank takes as many rows of a batch as the others.
-
-    Raises:
-        UsageError: the batch does not divide.
-    """
-    if config.batch_size % ranks.world_size:
-        near = max(1, round(config.batch_size / ranks.world_size)) * ranks.world_size
-        raise UsageError(
-            f"--batch-size {config.batch_size} does not divide over {ranks.world_size} processes", f"use {near}"
-        )
 
 
 def train_step(

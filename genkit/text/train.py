@@ -20,7 +20,7 @@ from genkit.text.publish import crown, publish, sample
 from genkit.text.recipe import as_begun, budget_of
 from genkit.text.shape import shape_line
 from genkit.text.start import check_fit, corpus_shape, optimizers_of, settled, starting_point, train_state
-from genkit.text.step import OUT_OF_MEMORY, check_split, train_step, training_batch
+from genkit.text.step import OUT_OF_MEMORY, train_step, training_batch
 from genkit.training.ahead import Ahead
 from genkit.training.log import Loggers, MetricLogger, TrainReport
 from genkit.training.loop import draw_curves, open_logs, reading, restore
@@ -31,7 +31,7 @@ from genkit.training.recovery import data_step, lr_factor, roll_back
 from genkit.training.rundir import BEST, RunDir
 from genkit.training.schedule import lr_scale
 from genkit.training.stop import StopSignal
-from genkit.training.turn import agree
+from genkit.training.turn import agree, check_split
 
 # settings that may differ when a run is resumed: they change how long it is or what it reports
 MAY_CHANGE = frozenset({
@@ -88,7 +88,7 @@ def train_text(
         with ranks.main_first():
             corpus = prepare(config, run.data, start.tokenizer, reading(logger, _megabytes), expected=expected)
         config = settled(config, start, corpus, runtime)
-        check_split(config, ranks)
+        check_split(config.batch_size, ranks)
         torch.manual_seed(config.seed)
         model = start.model or GPT(corpus_shape(config, corpus), config.dropout)
         shared = runtime.wrap(model.train(), config.parallel)

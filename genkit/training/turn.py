@@ -1,4 +1,4 @@
-"""What the ranks of a run agree on after each step, so that they all take the same branch."""
+"""What the ranks of a run agree on: how a batch is divided, and after each step which branch they all take."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from genkit.errors import UsageError
 from genkit.runtime.ranks import Ranks
 from genkit.training.stop import StopSignal
 
@@ -26,6 +27,17 @@ class Turn:
     fraction: float
     stopped: bool
     due: frozenset[str]
+
+
+def check_split(batch_size: int, ranks: Ranks) -> None:
+    """Each rank takes as many rows of a batch as the others.
+
+    Raises:
+        UsageError: the batch does not divide.
+    """
+    if batch_size % ranks.world_size:
+        near = max(1, round(batch_size / ranks.world_size)) * ranks.world_size
+        raise UsageError(f"--batch-size {batch_size} does not divide over {ranks.world_size} processes", f"use {near}")
 
 
 def agree(ranks: Ranks, *, loss: float, fraction: float, due: Mapping[str, bool], stop: StopSignal) -> Turn:
