@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -89,6 +90,42 @@ def start_genkit(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]
             return process
 
         yield start
+
+
+@pytest.fixture
+def start_ranks(tmp_path: Path) -> Iterator[Callable[..., list[subprocess.Popen[str]]]]:
+    """Start a script as `count` ranks of a job in `tmp_path`, which spares torchrun's own imports."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(script: str, *, count: int = 2) -> list[subprocess.Popen[str]]:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        shared = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        for rank in range(count):
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+            pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+            command = [sys.executable, "-c", script]
+            started.append(subprocess.Popen(command, env=os.environ | shared | own, cwd=tmp_path, text=True, **pipes))
+        return started[-count:]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def told_by_ranks(start_ranks: Callable[..., list[subprocess.Popen[str]]]) -> Callable[..., list[str]]:
+    """What each rank of a script printed; all must succeed."""
+
+    def run(script: str, *, count: int = 2) -> list[str]:
+        processes = start_ranks(script, count=count)
+        told = [process.communicate() for process in processes]
+        assert [process.returncode for process in processes] == [0] * count, told
+        return [out for out, _ in told]
+
+    return run
 
 
 @pytest.fixture

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -49,47 +48,17 @@ Ranks = Callable[..., list[str]]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
+def start(start_ranks: Start, tmp_path: Path) -> Start:
     """Start a script, after PRELUDE, as `count` ranks in `tmp_path`, which has `book.txt`."""
     (tmp_path / "book.txt").write_text(BOOK)
-    started: list[subprocess.Popen[str]] = []
-
-    def start(script: str, *, count: int = 2, module: tuple[str, ...] = ()) -> list[subprocess.Popen[str]]:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = str(probe.getsockname()[1])
-        shared = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        for rank in range(count):
-            own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
-            started.append(
-                subprocess.Popen(
-                    [sys.executable, "-c", PRELUDE + script, *module],
-                    env=os.environ | shared | own,
-                    cwd=tmp_path,
-                    text=True,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                )
-            )
-        return started[-count:]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
+    return lambda script, **how: start_ranks(PRELUDE + script, **how)
 
 
 @pytest.fixture
-def ranks(start: Start) -> Ranks:
-    """What each rank of a script printed."""
-
-    def run(script: str, *, count: int = 2) -> list[str]:
-        processes = start(script, count=count)
-        told = [process.communicate() for process in processes]
-        assert [process.returncode for process in processes] == [0] * count, told
-        return [out for out, _ in told]
-
-    return run
+def ranks(told_by_ranks: Ranks, tmp_path: Path) -> Ranks:
+    """What each rank of a script, after PRELUDE, printed."""
+    (tmp_path / "book.txt").write_text(BOOK)
+    return lambda script, **how: told_by_ranks(PRELUDE + script, **how)
 
 
 def checkpoint(run: Path, step: int = STEPS) -> dict[str, Tensor]:
