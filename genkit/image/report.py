@@ -98,7 +98,8 @@ class ImageReport:
 
     def facts(self) -> dict[str, Any]:
         """Everything, as plain JSON values."""
-        return asdict(self) | {"bad": [f"{name}: {reason}" for name, reason in self.bad]}
+        bad = [f"{name}: {reason}" for name, reason in self.bad]
+        return asdict(self) | {"bad": bad, "sides": [f"{width}x{height}" for width, height in self.sides]}
 
     def warnings(self, batch_size: int) -> list[str]:
         """What the user should know about the images before a long run."""
@@ -106,9 +107,10 @@ class ImageReport:
         if self.bad:
             listed = "; ".join(f"{name}: {reason}" for name, reason in self.bad[:5])
             more = "; the rest is in the run's data/meta.json" if len(self.bad) > 5 else ""
-            found.append(f"left out {len(self.bad)} unreadable images ({listed}{more})")
+            images = "image" if len(self.bad) == 1 else "images"
+            found.append(f"left out {len(self.bad):,} unreadable {images} ({listed}{more})")
         if convert := {suffix: n for suffix, n in self.foreign.items() if suffix in _CONVERT}:
-            found.append(f"left out {_counts(convert)} files: convert them to PNG or JPEG to train on them")
+            found.append(f"not read: {_counts(convert)}; as PNG or JPEG they could be trained on")
         if self.count < batch_size:
             found.append(f"{self.count} images are fewer than --batch-size {batch_size}, so they repeat in it")
         if self.count < _FEW:
@@ -121,7 +123,7 @@ class ImageReport:
                 f"no detail: --size {fitting} trains faster"
             )
         if self.copies - self.dropped > _COPIES * self.count:
-            found.append(f"{self.copies:,} images are exact copies of others: --duplicates drop leaves them out")
+            found.append(f"{self.copies:,} images are exact copies of earlier ones: --duplicates drop leaves them out")
         if self.transparent and self.channels != 4:
             found.append(f"{self.transparent:,} images have transparency, laid on white: --channels 4 keeps it")
         return found

@@ -24,7 +24,7 @@ def folders_of(names: Sequence[str]) -> list[str | None]:
     """
     paths = [name.strip("/").split("/")[:-1] for name in names]
     common = 0
-    while all(len(path) > common and path[common] == paths[0][common] for path in paths):
+    while paths and all(path[common : common + 1] == paths[0][common : common + 1] != [] for path in paths):
         common += 1
     return [path[common] if len(path) > common else None for path in paths]
 
