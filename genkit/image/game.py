@@ -69,7 +69,8 @@ class Game:
             d_loss, g_loss, penalty, and the mean logits d_real and d_fake.
         """
         self.discriminator.requires_grad_(True)
-        parts = zip(*(_split(tensor, self.parts) for tensor in (real, labels, z, z_labels)), strict=True)
+        n = self.parts
+        parts = zip(real.chunk(n), _split(labels, n), z.chunk(n), _split(z_labels, n), strict=True)
         if self.at_once:
             numbers = torch.stack([self._at_once(*part, step) for part in parts]).mean(0)
             self._update(self.discriminator, self._adam_d)
