@@ -41,7 +41,7 @@ genkit image --n 1 --truncation 0.7 --preview
 
 TRAIN_EXAMPLES = """
 genkit train-gan --data photos/ --budget 2h --out run
-genkit train-gan --data photos.zip --size 128 --d-norm spectral --regularizer r1 --out run
+genkit train-gan --data photos.zip --arch dcgan --d-norm spectral --regularizer r1 --out run
 genkit train-gan --resume --out run
 genkit train-gan --data photos/ --images 500k --dry-run
 """
