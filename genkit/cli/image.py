@@ -24,6 +24,9 @@ from genkit.image.config import GANTrainConfig, ImageSampleConfig
 _OPAQUE = ("jpg", "gif", "mp4")  # what has no transparency
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from genkit.image.engines import ImageEvent
     from genkit.pipeline import ImagePipeline
 
@@ -95,19 +98,19 @@ def image(
     terminal: Terminal = ctx.obj
     config, set_by_user = chosen(ctx, ImageSampleConfig)
     out = "-" if out in STANDARD_OUTPUT else out
+    where = {"device": device, "precision": precision, "engine": engine}
     if config.project is not None:
         check_projection(config, set_by_user, engine, each=each)
         paths = projected_paths(config.project, out, form, choose_format(out, form, each=False, walk=False))
         _check_streams(terminal, paths[0][0], preview)
-        engine = "torch" if engine == "auto" else engine
-        with open_model(terminal, model, "image", device=device, precision=precision, engine=engine) as opened:
+        with open_model(
+            terminal, model, "image", **where | ({"engine": "torch"} if engine == "auto" else {})
+        ) as opened:
             pipeline = cast("ImagePipeline", opened)
             note = _note(model, pipeline.path)
             both = project(pipeline, config, paths, note, terminal, seed=seed or 0, clobber=not no_clobber)
         if preview:
-            from genkit.cli import ui
-
-            ui.preview(both, terminal)
+            _show(both, terminal)
         return
     imagejob.check_request(config, set_by_user, seed, each)
     walk = config.interpolate is not None
@@ -117,7 +120,7 @@ def image(
         out = f"genkit-{first}" + ("" if each else f".{form}")
     _check_streams(terminal, out, preview)
 
-    with open_model(terminal, model, "image", device=device, precision=precision, engine=engine) as opened:
+    with open_model(terminal, model, "image", **where) as opened:
         pipeline = cast("ImagePipeline", opened)
         job = imagejob.plan(pipeline, config, n=config.n if "n" in set_by_user else None, first=first)
         if seed is None and config.seeds is None and config.latent is None and not walk:
@@ -146,9 +149,13 @@ def image(
             for path in written:
                 write(path + "\n")
     if preview:
-        from genkit.cli import ui
+        _show(kept.sheet(), terminal)
 
-        ui.preview(kept.sheet(), terminal)
+
+def _show(pixels: NDArray[np.uint8], terminal: Terminal) -> None:
+    from genkit.cli import ui
+
+    ui.preview(pixels, terminal)
 
 
 def _check_streams(terminal: Terminal, out: str, preview: bool) -> None:
