@@ -93,7 +93,9 @@ class ImageReport:
         if self.dropped:
             found.append(f"{self.dropped:,} exact copies are left out")
         if self.overlap:
-            found.append(f"{self.overlap:,} held-out images are left out, because copies of them are trained on")
+            one = self.overlap == 1
+            what = "1 held-out image is" if one else f"{self.overlap:,} held-out images are"
+            found.append(f"{what} left out, because a copy of {'it' if one else 'each'} is trained on")
         return found
 
     def facts(self) -> dict[str, Any]:

@@ -61,6 +61,7 @@ def test_a_folder_with_sub_folders(tmp_path: Path) -> None:
 
 
 def test_a_zip_is_read_in_place(tmp_path: Path) -> None:
+    """D19: members named `..` and `/` are read, and nothing is written."""
     members = {"k/b.png": png(2), "k/a.png": png(1), "../../evil.png": png(3), "/abs.png": png(4)}
     members |= {"__MACOSX/k/._a.png": b"junk", "k/.hidden.png": b"junk", "notes.txt": b"x"}
     before = sorted(tmp_path.parent.iterdir())
@@ -79,6 +80,7 @@ def test_zip_and_folder_give_the_same_pixels(tmp_path: Path) -> None:
 
 
 def test_links_in_a_zip_are_skipped(tmp_path: Path) -> None:
+    """D19."""
     path = zipped(tmp_path / "d.zip", {"a.png": png(1), "b.png": png(2)})
     link = zipfile.ZipInfo("link.png")
     link.external_attr = 0o120777 << 16
@@ -88,6 +90,7 @@ def test_links_in_a_zip_are_skipped(tmp_path: Path) -> None:
 
 
 def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
+    """D20."""
     path = zipped(tmp_path / "d.zip", {"a.png": png(1), "b.png": png(2)})
     raw = bytearray(path.read_bytes())
     at = raw.index(b"PK\x01\x02")
@@ -98,6 +101,7 @@ def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_member_that_unpacks_to_too_much_is_one_bad_file(tmp_path: Path) -> None:
+    """D20."""
     path = zipped(tmp_path / "d.zip", {"a.png": png(1), "b.png": png(2), "bomb.png": png(3)})
     raw = bytearray(path.read_bytes())
     at = raw.rindex(b"PK\x01\x02")
@@ -111,6 +115,7 @@ def test_a_member_that_unpacks_to_too_much_is_one_bad_file(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("cut", [10, 200])
 def test_a_broken_zip_is_refused(tmp_path: Path, cut: int) -> None:
+    """D20."""
     path = zipped(tmp_path / "d.zip", {"a.png": png(1), "b.png": png(2)})
     path.write_bytes(path.read_bytes()[:-cut])
     with pytest.raises(InputError, match="readable zip"):
@@ -118,14 +123,18 @@ def test_a_broken_zip_is_refused(tmp_path: Path, cut: int) -> None:
 
 
 def test_bad_files_are_left_out_and_listed(tmp_path: Path) -> None:
+    """D04, D05: empty, cut, and text."""
     data = fill(tmp_path / "d", a_png=png(1), b_png=b"", c_png=png(3)[:40], d_png=png(4), e_jpg=b"text")
     store = read(data, tmp_path / "s")
     assert values(store) == [1, 4]
     assert [name for name, _ in store.report.bad] == ["b.png", "c.png", "e.jpg"]
-    assert store.report.warnings(batch_size=2)[0].startswith("left out 3 unreadable images (b.png: not an image of its kind")
+    assert store.report.warnings(batch_size=2)[0].startswith(
+        "left out 3 unreadable images (b.png: not an image of its kind"
+    )
 
 
 def test_on_bad_image_fail_names_the_file_and_leaves_no_store(tmp_path: Path) -> None:
+    """D06."""
     data = fill(tmp_path / "d", a_png=png(1), b_png=b"", c_png=png(3))
     with pytest.raises(InputError, match=r"cannot read 'b.png'") as caught:
         read(data, tmp_path / "s", on_bad_image="fail")
@@ -134,6 +143,7 @@ def test_on_bad_image_fail_names_the_file_and_leaves_no_store(tmp_path: Path) ->
 
 
 def test_nothing_there(tmp_path: Path) -> None:
+    """D01, D02, D24: what is there instead is named."""
     with pytest.raises(InputError, match="does not exist"):
         read(tmp_path / "none", tmp_path / "s")
     (tmp_path / "d").mkdir()
@@ -148,6 +158,7 @@ def test_nothing_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("second", [None, b"broken"])
 def test_one_image_is_refused(tmp_path: Path, second: bytes | None) -> None:
+    """D03."""
     data = fill(tmp_path / "d", a_png=png(1), **({"b_png": second} if second else {}))
     with pytest.raises(InputError, match="1 readable image of"):
         read(data, tmp_path / "s")
@@ -155,6 +166,7 @@ def test_one_image_is_refused(tmp_path: Path, second: bytes | None) -> None:
 
 
 def test_link_loops_and_dangling_links(tmp_path: Path) -> None:
+    """D16."""
     data = fill(tmp_path / "d", a_png=png(1), sub__b_png=png(2))
     (data / "sub" / "up").symlink_to(data)
     (data / "gone.png").symlink_to(data / "nowhere.png")
@@ -171,6 +183,7 @@ def test_fifos_and_folders_named_like_images_do_not_hang(tmp_path: Path) -> None
 
 
 def test_odd_names(tmp_path: Path) -> None:
+    """D15: capitals, Unicode, and bytes that are no text."""
     data = fill(tmp_path / "d", a_png=png(1))
     (data / "Ünïcode 猫.PNG").write_bytes(png(2))
     Path(os.fsdecode(os.fsencode(data) + b"/\xff\xfe.png")).write_bytes(png(3))
@@ -264,6 +277,7 @@ def test_a_cut_store_is_decoded_again(tmp_path: Path) -> None:
 
 
 def test_listing_does_not_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """D21: 100,000 files are listed in seconds."""
     data = fill(tmp_path / "d", a_png=png(1), b_png=b"broken")
     monkeypatch.setattr("builtins.open", None)
     assert scan(data).names == ["a.png", "b.png"]

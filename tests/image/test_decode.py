@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from genkit.image.decode import BAND, MAX_PIXELS, decode, scale_to_8_bit, to_8_bit
+from genkit.image.decode import BAND, MAX_PIXELS, decode, picture, scale_to_8_bit, to_8_bit
 
 # four flat quadrants, unlike under any rotation or reflection
 QUADRANTS = np.zeros((16, 16, 3), np.uint8)
@@ -43,7 +43,7 @@ def test_formats(format: str) -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
 def test_exif_orientation(orientation: int, format: str) -> None:
-    """Stored as the camera held it, shown upright."""
+    """D08: stored as the camera held it, shown upright."""
     back = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}[orientation]  # upright -> stored
     upright = Image.fromarray(QUADRANTS)
     stored = upright if back is None else upright.transpose(Image.Transpose(back))
@@ -55,7 +55,7 @@ def test_exif_orientation(orientation: int, format: str) -> None:
 
 
 def test_16_bit_grey_is_scaled() -> None:
-    """Clipping at 255 would turn all but the darkest 1/256 white."""
+    """D09: clipping at 255 would turn all but the darkest 1/256 white."""
     levels = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
     pixels = read(encoded(Image.fromarray(levels)))
     assert np.abs(pixels[:, :, 0].ravel().astype(int) - np.arange(256)).max() <= 1
@@ -88,6 +88,7 @@ def test_grey_values_without_an_agreed_range_are_refused(values: NDArray[np.gene
 
 
 def test_cmyk_jpeg() -> None:
+    """D10."""
     cmyk = Image.fromarray(QUADRANTS).convert("CMYK")
     pixels = read(encoded(cmyk, "JPEG", quality=100, subsampling=0))
     assert np.abs(pixels.astype(int) - QUADRANTS).max() <= 6
@@ -104,6 +105,7 @@ def test_alpha_lies_on_white() -> None:
 
 
 def test_palette_and_palette_with_alpha() -> None:
+    """D11."""
     paletted = Image.fromarray(QUADRANTS).quantize(4)
     assert np.array_equal(read(encoded(paletted)), QUADRANTS)
     red = paletted.getpixel((0, 0))
@@ -125,6 +127,7 @@ def test_grey_with_alpha_and_one_bit() -> None:
 
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF"])
 def test_animations_give_their_first_frame(format: str) -> None:
+    """D12."""
     first, second = Image.fromarray(QUADRANTS), Image.new("RGB", (16, 16), "black")
     how = {"lossless": True} if format == "WEBP" else {}
     pixels = read(encoded(first, format, save_all=True, append_images=[second], **how))
@@ -146,6 +149,7 @@ def test_fit() -> None:
 @pytest.mark.parametrize("shape", [(1, 300), (300, 1), (1, 1), (3, 2)])
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
 def test_thin_images(shape: tuple[int, int], fit: str) -> None:
+    """D13."""
     pixels = read(encoded(Image.new("RGB", shape, (9, 80, 200))), 32, fit=fit)
     assert pixels.shape == (32, 32, 3)
     assert (pixels == (9, 80, 200)).all(-1).any()
@@ -207,6 +211,7 @@ def test_grey_channel() -> None:
 
 
 def test_a_pixel_bomb_is_refused_before_it_is_decoded() -> None:
+    """D07: a PNG header that claims 60,000 x 60,000 pixels, 10 GB when decoded."""
     """A PNG header that claims 60,000 x 60,000 pixels, 10 GB when decoded."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
@@ -220,11 +225,86 @@ def test_a_pixel_bomb_is_refused_before_it_is_decoded() -> None:
 
 @pytest.mark.parametrize("content", [b"", b"not an image", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"])
 def test_what_is_no_image_is_refused(content: bytes) -> None:
+    """D05, D22: empty, text, and a format of which Pillow would run the code."""
     with pytest.raises(OSError, match="cannot identify"):
         read(io.BytesIO(content))
 
 
 def test_a_truncated_file_is_refused() -> None:
+    """D04."""
     whole = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)), "JPEG")
     with pytest.raises(OSError, match="truncated"):
         read(io.BytesIO(whole.getvalue()[:-500]))
+
+
+def rgba(alpha: int = 255) -> NDArray[np.uint8]:
+    return np.dstack([QUADRANTS, np.full((16, 16), alpha, np.uint8)])
+
+
+def test_transparency_is_kept_in_four_channels() -> None:
+    values = rgba()
+    values[:8, :8, 3], values[:8, 8:, 3] = 0, 128
+    pixels = read(encoded(Image.fromarray(values)), channels=4)
+    assert pixels[2, 2].tolist() == [255, 255, 255, 0]  # whatever colour hides there
+    assert np.abs(pixels[2, 12].astype(int) - [0, 255, 0, 128]).max() <= 1
+    assert np.array_equal(pixels[8:], values[8:])
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "P", "CMYK", "I;16", "1"])
+def test_opaque_images_are_opaque_in_four_channels(mode: str) -> None:
+    image = Image.fromarray(np.uint16(QUADRANTS[:, :, 0]) * 257) if mode == "I;16" else Image.fromarray(QUADRANTS)
+    file = encoded(image if mode == "I;16" else image.convert(mode), "TIFF" if mode == "CMYK" else "PNG")
+    pixels = read(file, channels=4)
+    assert pixels.shape == (16, 16, 4)
+    assert (pixels[:, :, 3] == 255).all()
+    file.seek(0)
+    assert np.array_equal(pixels[:, :, :3], read(file))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_padding_is_transparent_in_four_channels_and_white_in_three(mode: str) -> None:
+    wide = Image.new(mode, (32, 16), (9, 80, 200) if mode == "RGB" else (9, 80, 200, 255))
+    pixels = read(encoded(wide), 32, channels=4, fit="pad")
+    assert (pixels[:8] == (255, 255, 255, 0)).all()
+    assert (pixels[24:] == (255, 255, 255, 0)).all()
+    assert (pixels[8:24] == (9, 80, 200, 255)).all()
+    assert (read(encoded(wide), 32, fit="pad")[:8] == 255).all()
+
+
+@pytest.mark.parametrize("hidden", [0, 255])
+@pytest.mark.parametrize(("side", "fit"), [(256, "crop"), (67, "crop"), (67, "stretch"), (20, "pad")])
+def test_hidden_colours_make_no_fringes(hidden: int, side: int, fit: str) -> None:
+    """A red disc on a transparent ground of any colour: what can be seen is red, and its edge fades."""
+    y, x = np.mgrid[:side, :side] / (side - 1) - 0.5
+    disc = x**2 + y**2 < 0.1
+    values = np.full((side, side, 4), hidden, np.uint8)
+    values[:, :, 3] = 255 * disc
+    values[disc] = (255, 0, 0, 255)
+    pixels = read(encoded(Image.fromarray(values)), 32, channels=4, fit=fit)
+    seen = pixels[:, :, 3] > 16
+    assert (pixels[seen][:, 0] >= 250).all()
+    assert (pixels[seen][:, 1:3] <= 5).all()
+    assert ((pixels[:, :, 3] > 0) & (pixels[:, :, 3] < 255)).any()
+    three = read(encoded(Image.fromarray(values)), 32, fit=fit)
+    alpha = pixels[:, :, 3:] / 255
+    assert np.abs(three - (pixels[:, :, :3] * alpha + 255 * (1 - alpha))).max() <= 1
+
+
+def test_what_is_known_of_a_file() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    shown = picture(encoded(Image.new("RGB", (300, 200), "grey"), "JPEG", exif=exif), 16, 3, "crop")
+    assert (shown.width, shown.height, shown.mode, shown.grey, shown.transparent) == (200, 300, "RGB", True, False)
+    shown = picture(encoded(Image.fromarray(rgba(0))), 16, 1, "crop")
+    assert (shown.width, shown.height, shown.mode, shown.grey, shown.transparent) == (16, 16, "RGBA", True, True)
+    palette = Image.fromarray(QUADRANTS).quantize(4)
+    shown = picture(encoded(palette, transparency=palette.getpixel((0, 0))), 16, 3, "crop")
+    assert (shown.mode, shown.grey, shown.transparent) == ("P", False, True)
+
+
+@pytest.mark.parametrize("channel", [0, 1, 2])
+def test_one_pixel_of_colour_is_not_grey(channel: int) -> None:
+    values = np.full((16, 16, 3), 100, np.uint8)
+    assert picture(encoded(Image.fromarray(values)), 16, 1, "crop").grey
+    values[5, 7, channel] += 1
+    assert not picture(encoded(Image.fromarray(values)), 16, 1, "crop").grey
