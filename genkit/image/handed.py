@@ -53,7 +53,8 @@ def _odd_strokes(images: NDArray[np.float32]) -> NDArray[np.float32]:
     low_left, low_right = grey[:, 1:, :-1], grey[:, 1:, 1:]
     slant = (top_right + low_right - top_left - low_left) * (low_left + low_right - top_left - top_right)
     slant /= np.abs(slant).mean((1, 2), keepdims=True) + 1e-6  # an image counts as another, whatever its contrast
-    return (slant + slant[:, :, ::-1]).reshape(len(slant), -1)
+    odd: NDArray[np.float32] = slant + slant[:, :, ::-1]
+    return odd.reshape(len(odd), -1)
 
 
 def _accuracy(odd: NDArray[np.float32]) -> float:
