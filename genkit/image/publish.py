@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,19 +98,23 @@ def publish(
         seconds=state.elapsed,
         metrics=state.extra.get("metrics"),
     )
-    if alarms := state.extra.get("alarms", {}).get("history"):
-        record["alarms"] = alarms
+    record = _with_alarms(record, state)
     shape = ready.config.to_dict()
     run.publish(tensors={WEIGHTS: ready.state_dict()}, json={CONFIG: shape, RECORD: record}, into=into)
     if runtime.is_main:
         graph.write(run.path / into)  # after the weights that it points into; the engine takes none of another header
 
 
-def crown(run: RunDir, runtime: Runtime) -> tuple[int, dict[str, float]]:
-    """Make the best model the one in the run's root; returns its step and metrics."""
+def crown(run: RunDir, runtime: Runtime, state: TrainState) -> tuple[int, dict[str, float]]:
+    """Make the best model the one in the run's root, beside all alarms of the run; returns its step and metrics."""
     best = run.path / BEST
-    record = read_json(best / RECORD)
+    record = _with_alarms(read_json(best / RECORD), state)
     run.publish(tensors={WEIGHTS: load_tensors(best / WEIGHTS)}, json={RECORD: record})
     if runtime.is_main:
         graph.write(run.path)
     return record["trained"]["steps"], record["metrics"]
+
+
+def _with_alarms(record: dict[str, Any], state: TrainState) -> dict[str, Any]:
+    alarms = state.extra.get("alarms", {}).get("history")
+    return record | {"alarms": alarms} if alarms else record

@@ -157,8 +157,9 @@ def train_gan(
             try:
                 roll_back(run, state, logger, problem=problem, remedy=remedy, up_to=up_to, most=most)
             except TrainingStopped:
+                note()
                 if "best" in state.extra:
-                    crown(run, runtime)
+                    crown(run, runtime, state)
                 raise
             ready.clear()
             game.restore(state.extra["game"])
@@ -249,7 +250,7 @@ def train_gan(
         save()
         best = state.extra["best"]
         if best["step"] != state.step:
-            step, shown = crown(run, runtime)
+            step, shown = crown(run, runtime, state)
             logger.message(
                 f"step {step:,} measured best, {judge.metric} {best[judge.metric]:.4f}: that is the model kept"
             )

@@ -381,3 +381,120 @@ def test_overfits_discs(pictures: Path, tmp_path: Path) -> None:
     run(settings(pictures, tmp_path / "start", steps=1, **changes))
     run(settings(pictures, tmp_path / "end", steps=300, **changes))
     assert distance(tmp_path / "end") < 20 < 60 < distance(tmp_path / "start")
+
+
+# --- the best is kept, and what is no longer good is undone -----------------------------
+
+FINE = {"swd": 1.0, "diversity": 0.9, "distinct": 0.8, "copies": 0.0}
+
+
+def judged_as(monkeypatch: pytest.MonkeyPatch, *script: dict[str, float]) -> None:
+    """The measurements find these, one after the other; the last one again and again."""
+    pending = [*script]
+    found = lambda self, ready: FINE | (pending.pop(0) if len(pending) > 1 else pending[0])  # noqa: E731
+    monkeypatch.setattr(judge.Judge, "measure", found)
+
+
+def trained_steps(folder: Path) -> int:
+    return int(json.loads((folder / "genkit.json").read_text())["trained"]["steps"])
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+def test_the_best_model_is_the_one_kept(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged_as(monkeypatch, {"swd": 3.0}, {"swd": 1.0}, {"swd": 2.0})
+    out = tmp_path / "run"
+    heard = run(settings(pictures, out, eval_interval=4))
+    assert "step 8 measured best, swd 1.0000: that is the model kept" in heard.messages
+    assert trained_steps(out) == trained_steps(out / "best") == 8
+    assert weights(out) == weights(out / "best")
+    assert np.abs(by_onnx(out).astype(int) - by_torch(out)).max() <= 1
+    assert [r["swd"] for r in rows(out) if "swd" in r] == [3.0, 1.0, 2.0]
+    assert load_generator(out / "best").config == load_generator(out).config
+
+
+def test_patience_ends_a_run_that_gets_no_better(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged_as(monkeypatch, {"swd": 1.0}, {"swd": 1.1})
+    heard = run(settings(pictures, tmp_path / "run", steps=60, eval_interval=4, patience=2))
+    assert heard.steps[-1] == 12
+    assert "no better measurement in 2: stopping here" in heard.messages
+    assert trained_steps(tmp_path / "run") == 4
+
+
+def test_collapse_goes_back_to_the_best_with_half_the_rate(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best is older than the two checkpoints that are kept otherwise."""
+    judged_as(monkeypatch, {}, {"swd": 1.1}, {"swd": 1.5, "diversity": 0.1}, {"swd": 0.9})
+    out = tmp_path / "run"
+    heard = run(settings(pictures, out, steps=20, eval_interval=4, save_interval=2))
+    assert heard.steps == [*range(1, 13), *range(5, 21)]
+    told = [m for m in heard.messages if "collapse" in m]
+    assert told[0].startswith("warning: collapse")
+    assert told[0].endswith("(step 12)")
+    assert "back to step 4, with the learning rate times 0.5" in told[1]
+    record = json.loads((out / "genkit.json").read_text())
+    assert record["alarms"] == [{"alarm": "collapse", "began": 12, "ended": 12}]
+    assert [r["alarm_collapse"] for r in rows(out) if "swd" in r] == [0, 0, 1, 0, 0, 0, 0]
+
+
+def test_what_collapses_again_and_again_stops_with_the_best_kept(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged_as(monkeypatch, {}, {"swd": 1.5, "diversity": 0.1})
+    out = tmp_path / "run"
+    with pytest.raises(TrainingStopped, match=r"collapse.* after going back 2 times") as caught:
+        run(settings(pictures, out, steps=60, eval_interval=4, save_interval=2))
+    assert caught.value.exit_code == 6
+    assert trained_steps(out) == 4
+    assert weights(out) == weights(out / "best")
+    alarms = json.loads((out / "genkit.json").read_text())["alarms"]
+    assert [entry["began"] for entry in alarms] == [8, 8, 8]
+
+
+def test_what_collapses_and_is_still_better_is_not_undone(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged_as(monkeypatch, {}, {"swd": 0.9, "diversity": 0.1}, {"swd": 0.8, "diversity": 0.1})
+    assert run(settings(pictures, tmp_path / "run", eval_interval=4)).steps == [*range(1, 13)]
+
+
+def test_resuming_knows_the_best_and_the_alarms(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped after the best, within a collapse's two measurements, and after going back."""
+    script = [{"swd": 1.0}, {"swd": 2.5}, {"swd": 2.6}, {"swd": 1.4}, {"swd": 1.3, "copies": 0.5}]
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    changes = {"steps": 20, "eval_interval": 4, "save_interval": 2}
+    judged_as(monkeypatch, *script)
+    run(settings(pictures, straight, **changes))
+    judged_as(monkeypatch, *script)
+    config = settings(pictures, broken, **changes)
+    stop = lambda: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
+    for at, resume in ((5, False), (9, True), (6, True)):
+        with pytest.raises(Terminated):
+            run(config, Recorder(at, stop), resume=resume)
+    run(config, resume=True)
+    assert checkpoint_hashes(straight) == checkpoint_hashes(broken)
+    records = [json.loads((out / "genkit.json").read_text()) for out in (straight, broken)]
+    for record in records:
+        record["trained"]["seconds"] = record["config"]["out"] = None
+    assert records[0] == records[1]
+    assert [entry["alarm"] for entry in records[0]["alarms"]] == ["decline", "copies"]
+    bests = [json.loads((out / "best" / "genkit.json").read_text())["trained"]["steps"] for out in (straight, broken)]
+    assert bests == [4, 4]
+
+
+def test_the_report_says_how_good_it_is(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged_as(monkeypatch, {"swd": 1.0, "copies": 0.6}, {"swd": 1.5})
+    config = settings(pictures, tmp_path / "run", eval_interval=6)
+    with Runtime(resolve("cpu", "fp32", task="train-gan", hardware=Hardware()), 0) as runtime:
+        report = train_gan(config, runtime, Recorder())
+    assert report.metrics["swd"] == 1.0
+    assert any(line.startswith("how good it is: sliced Wasserstein distance 1.000") for line in report.verdict)
+    assert any("60% of its pictures are near-copies" in line for line in report.verdict)
+    assert any("memorisation" in warning and "step 6 to 12" in warning for warning in report.warnings)
