@@ -53,12 +53,14 @@ PURE = (
     "genkit.text.sampling",
     "genkit.text.constraints.badwords",
     "genkit.text.losses",
+    "genkit.image.alarms",
     "genkit.image.modelconfig",
     "genkit.image.models.dcgan",
     "genkit.image.models.networks",
     "genkit.image.models.plus",
     "genkit.image.losses",
     "genkit.image.metrics",
+    "genkit.image.verdict",
 )
 HEAVY = {"torch", "numpy", "rich", "PIL", "transformers", "tokenizers", "safetensors", "torchvision",
          "huggingface_hub", "onnxruntime", "onnx", "av", "chafa"}  # fmt: skip
