@@ -20,6 +20,7 @@ from genkit.image.sources import Source, scan
 from genkit.image.store import ImageStore as ImageStore
 
 META = "meta.json"
+_MAX_META = 1 << 30  # bytes; it lists every file that could not be read
 
 
 def prepare(
@@ -51,7 +52,7 @@ def prepare(
             "put them back, or start a new run with another --out or --force",
         )
     if (folder / META).exists():
-        report = ImageReport.from_dict(read_json(folder / META))
+        report = _read_report(folder / META)
         channels = config.channels or (1 if report.grey else 3)
         if report.fingerprint == fingerprint and report.channels == channels and _is_whole(folder, report):
             return _open(folder, report)
@@ -88,6 +89,13 @@ def fingerprint_of(sources: Sequence[Source], config: GANTrainConfig) -> str:
 def _scan(config: GANTrainConfig) -> list[Source]:
     """The images to train on, and those of `--val-data`."""
     return [scan(path, flag) for path, flag in ((config.data, "--data"), (config.val_data, "--val-data")) if path]
+
+
+def _read_report(path: Path) -> ImageReport:
+    try:
+        return ImageReport.from_dict(read_json(path, limit=_MAX_META))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: not the description of an image store", "delete it and resume") from error
 
 
 def _open(folder: Path, report: ImageReport) -> ImageStore:

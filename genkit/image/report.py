@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from genkit.errors import InputError
 from genkit.image.modelconfig import CHANNELS, SIZES
 
 _COPIES = 0.01  # share of exact copies that is worth a word
@@ -63,13 +62,10 @@ class ImageReport:
         """Read what `dataclasses.asdict` gave, by way of JSON.
 
         Raises:
-            InputError: not such a dict.
+            KeyError, TypeError, ValueError: not such a dict.
         """
-        try:
-            lists = {"bad": tuple(map(tuple, values["bad"])), "sides": tuple(map(tuple, values["sides"]))}
-            return cls(**{**values, **lists, "classes": tuple(values["classes"])})
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError("not the description of an image store", "delete it and resume") from error
+        lists = {"bad": tuple(map(tuple, values["bad"])), "sides": tuple(map(tuple, values["sides"]))}
+        return cls(**{**values, **lists, "classes": tuple(values["classes"])})
 
     def line(self) -> str:
         """`57,000 images, read as 64x64 RGB (crop), 1,000 held out, in 3 classes`"""

@@ -193,3 +193,12 @@ def test_four_channels(tmp_path: Path) -> None:
     assert store.images[:, 5, 5].tolist() == [[i, 9, 9, 100] for i in range(3)]
     assert store.report.line() == "3 images, read as 32x32 RGBA (crop)"
     assert not any("transparency" in line for line in store.report.warnings(2))
+
+
+@pytest.mark.parametrize("content", ["{}", '{"count": 3, "bad": 1, "sides": [], "classes": []}'])
+def test_another_description_of_a_store_is_refused(tmp_path: Path, content: str) -> None:
+    data = classes(tmp_path / "d", ant=6)
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "meta.json").write_text(content)
+    with pytest.raises(InputError, match=r"meta.json: not the description of an image store"):
+        read(data, tmp_path / "s")
