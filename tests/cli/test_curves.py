@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -159,7 +160,7 @@ def test_a_run_ends_with_its_curves(genkit: Run, photos: Path) -> None:
     assert (code, out) == (0, b"run\n")
     assert "\x1b[34m━━\x1b[0m discriminator loss".encode() in shown
     with Image.open(photos / "run/curves.png") as image:
-        assert image.size == (900, 520)
+        assert image.size == (900, 780)  # two measured quantities below the losses
 
     told = genkit("info", "run", "--curves")
     assert told.code == 0
@@ -172,6 +173,36 @@ def test_a_run_ends_with_its_curves(genkit: Run, photos: Path) -> None:
     assert (refused.code, "run/metrics.jsonl" in refused.err) == (2, True)
 
 
+def test_training_shows_its_pictures(photos: Path) -> None:
+    """Above the bar, at every sheet, in whatever the terminal knows."""
+    args = [*GAN, "--steps", "4", "--sample-interval", "2", "--out", "run", "--preview"]
+    code, out, shown = on_a_terminal(args, photos, TERM="xterm-256color", COLUMNS="60")
+    assert (code, out) == (0, b"run\n")
+    text = shown.decode()
+    blocks = [line for line in text.split("\r\n") if line.count("▀") >= 60]
+    assert len(blocks) == 2 * 30  # two sheets of 4 x 4 pictures, square in 60 columns
+    assert len(set(blocks)) > 30
+    assert len([*(photos / "run/samples").glob("step-*.png")]) == 2
+    again = [*args[:-1], "--force", "--preview"]
+    code, _, shown = on_a_terminal(again, photos, TERM="xterm-256color", NO_COLOR="1", COLUMNS="60")
+    assert code == 0
+    assert b"\xe2\x96\x80" not in shown
+    assert len(re.findall(r"[ .:=+*#%@-]{60}\r\n", shown.decode())) == 60
+
+
+def test_a_preview_that_nobody_would_see_is_refused(run_genkit: Run, photos: Path) -> None:
+    done = run_genkit(*GAN, "--steps", "4", "--out", "run", "--preview")
+    assert done.code == 2
+    assert done.err == (
+        "error: --preview shows images on a terminal, and standard error is none (leave --preview out)\n"
+    )
+    told = [on_a_terminal([*GAN, "--steps", "4", "--preview", flag], photos)[::2] for flag in ("-q", "--dry-run")]
+    assert [code for code, _ in told] == [2, 2]
+    assert b"--preview and --quiet contradict each other" in told[0][1]
+    assert b"--dry-run draws nothing that --preview could show" in told[1][1]
+    assert not (photos / "run").exists()
+
+
 def test_no_curves_where_nobody_looks(run_genkit: Run, photos: Path) -> None:
     """Nor anything else that is not ours, such as what native libraries say at exit."""
     done = run_genkit(*GAN, "--steps", "30", "--out", "run")
@@ -179,7 +210,7 @@ def test_no_curves_where_nobody_looks(run_genkit: Run, photos: Path) -> None:
     lines = done.err.splitlines()
     assert lines[0].startswith("8 images")
     assert any(line.startswith("the budget means about 120 images, 15 epochs, 30 steps, until ") for line in lines)
-    assert lines[-2].startswith("trained 30 steps")
+    assert sum(line.startswith("trained 30 steps") for line in lines) == 1
     assert lines[-1].startswith("sample it: ")
 
 
