@@ -56,7 +56,8 @@ def train_gan(
         runtime: an entered `Runtime`.
         logger: besides the run's own `metrics.jsonl`; the caller closes it.
         resume: continue from the newest checkpoint of `config.out`; the result is
-            the same, bit for bit, as that of a run that was never interrupted.
+            the same, bit for bit, as that of a run that was never interrupted, if it
+            measures at fixed steps (`eval_interval`), else up to which model measured best.
         force: start anew in a run directory that exists.
         started: `time.monotonic()` from which `config.budget` counts.
 
@@ -141,7 +142,8 @@ def train_gan(
                 found = dict(zip(found, ranks.gather(list(found.values()))[0], strict=True))  # rank 0's
                 tell(alarms.measured(state.step, found, fraction=fraction, best=best))
                 shown.update(found | {f"{judge.metric}_floor": judge.floor})
-                Loggers(kept, logger).metrics(state.step, found | alarms.numbers())
+                kept.metrics(state.step, found | alarms.numbers())
+                logger.metrics(state.step, found)
                 if best is not None and found[judge.metric] >= best:
                     state.extra["no_better"] = state.extra.get("no_better", 0) + 1
                     return False
@@ -205,7 +207,8 @@ def train_gan(
             for name, value in losses.items():
                 shown[name] = _SMOOTHING * shown.get(name, value) + (1 - _SMOOTHING) * value
             tell(alarms.watch(state.step, shown["d_loss"]))
-            progress = meter.progress(state.step, state.seen, fraction, shown)
+            telling = {name: shown[name] for name in ("d_loss", "g_loss", judge.metric) if name in shown}
+            progress = meter.progress(state.step, state.seen, fraction, telling)
             logger.progress(progress)
             if outlook := meter.outlook(progress, epoch=store.report.count):
                 logger.message(outlook)

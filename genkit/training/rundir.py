@@ -345,7 +345,9 @@ class RunDir:
         # later steps were given up when an older checkpoint was resumed
         gone = {f for f in self._steps() if f.name in self._damaged or step_of(f) > newest}
         gone |= set([f for f in self._steps() if f not in gone][: -max(keep, 1)])
-        gone -= {f for f in gone if step_of(f) == newest or (step_of(f) == spare and f.name not in self._damaged)}
+        gone -= {
+            f for f in gone if step_of(f) == newest or (step_of(f) == spare <= newest and f.name not in self._damaged)
+        }
         for folder in gone:
             remove(folder)
         self._damaged.clear()

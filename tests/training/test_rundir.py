@@ -700,3 +700,19 @@ def test_what_is_on_the_disk_before_each_name_changes(tmp_path: Path, monkeypatc
         "sync checkpoints",
         "step-000001 -> temporary",
     ]
+
+
+def test_one_more_checkpoint_is_spared_and_can_be_gone_back_to(tmp_path: Path) -> None:
+    with RunDir.create(tmp_path / "run") as run:
+        for step in range(1, 6):
+            run.save_checkpoint(state(step), spare=2)
+        assert checkpoints(run.path) == ["step-000002", "step-000004", "step-000005"]
+        assert run.load_checkpoint(2).step == 2
+        assert run.load_checkpoint(3).step == 2
+        assert run.load_checkpoint().step == 5
+        run.save_checkpoint(state(6), spare=5)
+        assert checkpoints(run.path) == ["step-000005", "step-000006"]
+        with pytest.raises(InputError, match="there is no checkpoint"):
+            run.load_checkpoint(1)
+        run.save_checkpoint(state(3), spare=5)  # gone back to before it
+        assert checkpoints(run.path) == ["step-000003"]
