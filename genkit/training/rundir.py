@@ -345,9 +345,9 @@ class RunDir:
         # later steps were given up when an older checkpoint was resumed
         gone = {f for f in self._steps() if f.name in self._damaged or step_of(f) > newest}
         gone |= set([f for f in self._steps() if f not in gone][: -max(keep, 1)])
-        gone -= {
-            f for f in gone if step_of(f) == newest or (step_of(f) == spare <= newest and f.name not in self._damaged)
-        }
+        if spare is not None and spare <= newest:
+            gone -= {f for f in gone if step_of(f) == spare and f.name not in self._damaged}
+        gone.discard(self.path / "checkpoints" / f"step-{newest:06d}")
         for folder in gone:
             remove(folder)
         self._damaged.clear()
