@@ -196,7 +196,8 @@ class TensorBoardLogger:
         from PIL import Image
 
         with Image.open(path) as image:
-            self._writer.add_image("samples", np.asarray(image.convert("RGB")), step, dataformats="HWC")
+            shown = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+        self._writer.add_image("samples", np.asarray(shown.convert("RGB")), step, dataformats="HWC")
 
 
 class Loggers:
