@@ -151,7 +151,7 @@ class GANTrainConfig(Config):
     ndf: int = option(0, "Filters of the discriminator's first stage; 0: likewise.", min=0, max=1024, section=_MODEL)
     d_norm: str = option(
         "auto",
-        "Normalisation in the discriminator of dcgan; auto: batch, as in the example. plus has none.",
+        "Normalisation in the discriminator of dcgan; auto: batch, as in the example. plus has spectral.",
         choices=("auto", *D_NORMS),
         section=_MODEL,
     )
@@ -172,13 +172,13 @@ class GANTrainConfig(Config):
     loss: str = option(
         "auto",
         "bce: non-saturating logistic loss (Goodfellow et al. 2014). hinge: Lim and Ye 2017. relativistic: logistic loss of "
-        "pairs (Jolicoeur-Martineau 2018). auto: relativistic, bce with dcgan.",
+        "pairs (Jolicoeur-Martineau 2018). auto: bce.",
         choices=("auto", "bce", "hinge", "relativistic"),
         section=_OPTIMISATION,
     )
     regularizer: str = option(
         "auto",
-        "r1: gradient penalty on real images (Mescheder et al. 2018). auto: r1, none with dcgan.",
+        "r1: gradient penalty on real images (Mescheder et al. 2018). auto: none.",
         choices=("auto", "none", "r1"),
         section=_OPTIMISATION,
     )

@@ -127,7 +127,8 @@ def _serialize(
     ]
     initializers = [tensor(name) for name in made.weights]
     for name, values in made.constants.items():
-        initializers.append(helper.make_tensor(name, TensorProto.INT64, [len(values)], values))
+        kind = TensorProto.FLOAT if isinstance(values[0], float) else TensorProto.INT64
+        initializers.append(helper.make_tensor(name, kind, [len(values)], values))
     inputs = [helper.make_tensor_value_info(_Z, TensorProto.FLOAT, ["N", config.nz])]
     if config.classes:
         inputs.append(helper.make_tensor_value_info(_Y, TensorProto.INT64, ["N"]))

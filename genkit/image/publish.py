@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from genkit.files import read_json
 from genkit.image import graph
@@ -18,7 +19,7 @@ from genkit.image.engines.torch import draw
 from genkit.image.models.dcgan import reestimate_batch_norm
 from genkit.image.models.networks import Generator
 from genkit.image.models.store import CONFIG, WEIGHTS
-from genkit.image.noise import STATISTICS, batch_latents, seeded_latents
+from genkit.image.noise import LABEL, STATISTICS, batch_latents, philox, seeded_latents
 from genkit.image.reel import FILM, film_of, is_due
 from genkit.image.store import ImageStore
 from genkit.runtime.manager import Runtime
@@ -32,16 +33,23 @@ _COLUMNS, _MOST_ROWS = 8, 16  # of a sample sheet
 _STATISTICS = 2048  # latents behind the batch-norm statistics
 
 
-def sampler(average: Generator, config: GANTrainConfig, runtime: Runtime) -> Generator:
+def sampler(average: Generator, store: ImageStore, config: GANTrainConfig, runtime: Runtime) -> Generator:
     """A copy of the averaged generator in eval mode, with batch-norm statistics of its own if it has such layers."""
     ready = copy.deepcopy(average).eval()
     if any(isinstance(module, nn.BatchNorm2d) for module in ready.modules()):
-        batches = (
-            torch.from_numpy(batch_latents(config.seed, i, _BATCH, config.nz, STATISTICS)).to(runtime.device)
-            for i in range(_STATISTICS // _BATCH)
-        )
-        reestimate_batch_norm(ready, batches)
+        reestimate_batch_norm(ready, _statistics(store, config, runtime))
     return ready
+
+
+def _statistics(store: ImageStore, config: GANTrainConfig, runtime: Runtime) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Latents (N, nz), and labels (N,) as frequent as in the data."""
+    for i in range(_STATISTICS // _BATCH):
+        z = torch.from_numpy(batch_latents(config.seed, i, _BATCH, config.nz, STATISTICS)).to(runtime.device)
+        y = None
+        if store.labels is not None:
+            chosen = philox(config.seed, LABEL, i).integers(len(store.labels), size=_BATCH)
+            y = torch.from_numpy(store.labels[chosen]).to(runtime.device)
+        yield z, y
 
 
 def sheet(run: RunDir, ready: Generator, runtime: Runtime, step: int) -> NDArray[np.uint8]:

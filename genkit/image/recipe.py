@@ -35,8 +35,8 @@ _OF_LAYOUT: dict[str, dict[str, Any]] = {
         "schedule": "constant",
     },
     "plus": {
-        "nz": 128, "loss": "relativistic", "regularizer": "r1", "gamma": 1.0, "reg_interval": 8, "batch_size": 32,
-        "lr": 4e-4, "beta1": 0.0, "beta2": 0.9, "schedule": "linear",
+        "nz": 128, "loss": "bce", "regularizer": "none", "gamma": 1.0, "reg_interval": 16, "batch_size": 32,
+        "lr": 1.6e-3, "beta1": 0.0, "beta2": 0.9, "schedule": "linear",
     },
 }  # fmt: skip
 WIDTHS = (16, 24, 32, 48, 64, 96, 128)

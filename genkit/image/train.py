@@ -109,7 +109,7 @@ def train_gan(
         def finished() -> Generator:
             if state.step not in ready:
                 ready.clear()
-                ready[state.step] = sampler(average, config, runtime)
+                ready[state.step] = sampler(average, store, config, runtime)
             return ready[state.step]
 
         def note() -> None:

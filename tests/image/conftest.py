@@ -29,10 +29,10 @@ def save_generator(tmp_path: Path) -> Callable[..., Path]:
         for parameter in generator.parameters():
             if parameter.ndim > 1:
                 nn.init.kaiming_normal_(parameter)  # or what the latents say would fade from layer to layer
-        latents = [torch.randn(64, config.nz) for _ in range(4)]
-        if config.arch == "dcgan":
-            reestimate_batch_norm(generator, latents)
-        _strengthen(generator, latents[0])
+        labels = torch.arange(64) % len(config.classes) if config.classes else None
+        batches = [(torch.randn(64, config.nz), labels) for _ in range(4)]
+        reestimate_batch_norm(generator, batches)
+        _strengthen(generator, batches[0][0])
         folder = tmp_path / name
         folder.mkdir()
         save_tensors(folder / WEIGHTS, generator.state_dict())

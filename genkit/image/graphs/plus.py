@@ -16,18 +16,12 @@ def draw(net: Net, config: PlusConfig, z: str, y: str) -> None:
     if config.classes:
         z = net.node("Concat", z, net.embedding(y, "label", len(config.classes), LABEL), axis=1)
         width += LABEL
-    x = net.linear(z, "stem", width, 16 * filters[0])
-    x = net.node("Reshape", x, net.constant(-1, filters[0], 4, 4))  # (N, 16 C) -> (N, C, 4, 4)
+    x = net.node("Unsqueeze", z, net.constant(2, 3))  # (N, nz) -> (N, nz, 1, 1)
+    x = net.up_convolution(x, "stem", width, filters[0], stride=1, pad=0, bias=False)  # 1x1 -> 4x4
+    image = ""
     for stage, (before, after) in enumerate(pairwise([*filters, config.channels])):
-        x = _residual(net, x, f"blocks.{stage}", before)
-        x = net.up_convolution(_leaky(net, x), f"ups.{stage}", before, after, bias=True)
-    net.node("Tanh", x)
-
-
-def _residual(net: Net, x: str, name: str, width: int) -> str:
-    y = net.convolution(_leaky(net, x), f"{name}.convolution", width, width, kernel=3, pad=1)
-    return net.node("Add", x, y)
-
-
-def _leaky(net: Net, x: str) -> str:
-    return net.node("LeakyRelu", x, alpha=0.2)
+        x = net.node("Relu", net.batch_norm(x, f"norms.{stage}", before))
+        drawn = net.convolution(x, f"sketches.{stage}", before, config.channels, kernel=1, pad=0)
+        image = net.twice(net.node("Add", image, drawn) if image else drawn)
+        x = net.up_convolution(x, f"ups.{stage}", before, after, bias=False)
+    net.node("Tanh", net.node("Add", image, x))

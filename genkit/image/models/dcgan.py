@@ -91,11 +91,11 @@ def init_weights(layer: nn.Module) -> None:
 
 
 @torch.no_grad()
-def reestimate_batch_norm(generator: nn.Module, batches: Iterable[Tensor]) -> None:
+def reestimate_batch_norm(generator: nn.Module, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
     """Set the batch-norm statistics to those of `generator`'s own weights.
 
     An averaged generator inherits statistics that belong to other weights. Here they
-    become the plain mean over `batches` of latents (N, nz), layer by layer in one pass,
+    become the plain mean over `batches` of latents (N, nz) and labels (N,), in one pass,
     and the generator is left in eval mode, where an image depends on its latent alone.
     """
     norms = [m for m in generator.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -104,8 +104,8 @@ def reestimate_batch_norm(generator: nn.Module, batches: Iterable[Tensor]) -> No
         norm.reset_running_stats()
         norm.momentum = None  # a cumulative average
     generator.train()
-    for z in batches:
-        generator(z)
+    for z, y in batches:
+        generator(z, y)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     generator.eval()

@@ -25,7 +25,7 @@ def request(seed: int) -> ImageRequest:
 def engine() -> Iterator[TorchImageEngine]:
     torch.manual_seed(0)
     generator = Generator(DCGANConfig(size=32, nz=16, ngf=4))
-    reestimate_batch_norm(generator, [torch.randn(64, 16) for _ in range(4)])
+    reestimate_batch_norm(generator, [(torch.randn(64, 16), None) for _ in range(4)])
     with Runtime(resolve("cpu", task="image", hardware=Hardware())) as runtime:
         yield TorchImageEngine(generator, runtime)
 

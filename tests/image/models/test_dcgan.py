@@ -95,7 +95,7 @@ def test_reestimated_statistics_are_those_of_the_latents() -> None:
     torch.manual_seed(0)
     generator = Generator(DCGANConfig(size=32, nz=8, ngf=4))
     batches = [torch.randn(64, 8) for _ in range(4)]
-    reestimate_batch_norm(generator, iter(batches))
+    reestimate_batch_norm(generator, ((z, None) for z in batches))
     first = generator.main[1]
     inputs = [generator.main[0](z[:, :, None, None]) for z in batches]
     torch.testing.assert_close(first.running_mean, torch.stack([x.mean((0, 2, 3)) for x in inputs]).mean(0))
@@ -110,7 +110,7 @@ def test_reestimation_forgets_what_was_there() -> None:
     other = copy.deepcopy(generator)
     for _ in range(3):
         other(10 * torch.randn(16, 8))  # statistics of something else
-    batches = [torch.randn(64, 8) for _ in range(2)]
+    batches = [(torch.randn(64, 8), None) for _ in range(2)]
     reestimate_batch_norm(generator, batches)
     reestimate_batch_norm(other, batches)
     for ours, theirs in zip(generator.buffers(), other.buffers(), strict=True):
@@ -120,7 +120,7 @@ def test_reestimation_forgets_what_was_there() -> None:
 def test_an_image_does_not_depend_on_its_neighbours() -> None:
     torch.manual_seed(0)
     generator = Generator(DCGANConfig(size=32, nz=8, ngf=8))
-    reestimate_batch_norm(generator, [torch.randn(64, 8) for _ in range(4)])
+    reestimate_batch_norm(generator, [(torch.randn(64, 8), None) for _ in range(4)])
     z = torch.randn(16, 8)
     with torch.no_grad():
         together, alone = generator(z), torch.cat([generator(row) for row in z.split(1)])
