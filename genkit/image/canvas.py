@@ -220,14 +220,12 @@ def _picture_note(file: IO[bytes]) -> str | dict[str, str]:
 
 
 def _npz_note(file: IO[bytes]) -> str:
-    import zipfile
-    import zlib
+    from genkit.image.npz import read_arrays
 
     try:
-        with np.load(file, allow_pickle=False) as held:
-            return str(held["note"]) if "note" in held else ""
-    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"not an npz: {error}") from error
+        return str(read_arrays(file, ["note"]).get("note", ""))
+    except (OSError, ValueError) as error:
+        raise InputError(str(error)) from error
 
 
 def _mp4_note(file: IO[bytes]) -> str:

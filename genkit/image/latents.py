@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,12 +12,10 @@ from genkit.files import input_errors, open_regular
 from genkit.image.engines import ImageRequest
 from genkit.image.lists import Rows
 from genkit.image.modelconfig import ModelConfig
+from genkit.image.npz import read_arrays
 from genkit.image.walk import slerp
 
-_MOST_BYTES = 1 << 30  # of one array; a million latents of 256 numbers
 _ARRAYS = ("latents", "labels", "seeds")
-# what zipfile and NumPy raise for damaged, encrypted and pickled arrays
-_DAMAGED = (ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def read_latents(rows: Rows, config: ModelConfig) -> list[ImageRequest]:
@@ -83,23 +79,11 @@ def mixed(a: Sequence[ImageRequest], b: Sequence[ImageRequest], t: float) -> lis
 
 
 def _read(path: str) -> dict[str, NDArray[np.generic]]:
-    """The arrays that matter here; nothing is unpickled, and none is larger than `_MOST_BYTES`."""
     with input_errors(path), open_regular(path) as file:
         try:
-            with zipfile.ZipFile(file) as archive:
-                found = {name: info for name in _ARRAYS if (info := archive.NameToInfo.get(f"{name}.npy"))}
-                for name, info in found.items():
-                    if info.file_size > _MOST_BYTES:
-                        raise InputError(f"{path}: {name} of {info.file_size:,} bytes are too many to read")
-                return {name: _array(archive, info) for name, info in found.items()}
-        except (*_DAMAGED, MemoryError) as error:
-            raise InputError(f"{path} is not an npz of numbers", "genkit image --out FILE.npz writes one") from error
-
-
-def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[np.generic]:
-    with archive.open(info) as member:
-        array: NDArray[np.generic] = np.lib.format.read_array(member, allow_pickle=False)
-    return array
+            return read_arrays(file, _ARRAYS)
+        except ValueError as error:
+            raise InputError(f"{path}: {error}", "genkit image --out FILE.npz writes latents") from error
 
 
 def _said(array: NDArray[np.generic]) -> str:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from genkit.errors import InputError, UsageError
-from genkit.image import latents as module
+from genkit.image import npz
+from genkit.image.canvas import read_note
 from genkit.image.engines import ImageRequest
 from genkit.image.latents import mixed, read_latents
 from genkit.image.lists import Rows
@@ -57,7 +58,7 @@ def test_labels_and_seeds_may_be_missing(path: str) -> None:
         ({"latents": LATENTS, "labels": [0, -1]}, "the model has 2 classes"),
         ({"latents": LATENTS, "labels": [0]}, r"labels are int64 \(1,\), not whole numbers \(2,\)"),
         ({"latents": LATENTS, "seeds": [0.5, 1]}, r"seeds are float64 \(2,\)"),
-        ({"latents": np.array([[{}, 1, 2]], dtype=object)}, "is not an npz of numbers"),
+        ({"latents": np.array([[{}, 1, 2]], dtype=object)}, "not an npz of numbers"),
     ],
 )
 def test_files_that_are_refused(path: str, arrays: dict[str, Any], message: str) -> None:
@@ -79,8 +80,12 @@ def npy(header: str, data: bytes = b"") -> bytes:
         b"no zip",
         npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3)}"),
         npy("{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999, 3)}"),
+        npy("{'descr': '<f4', 'fortran_order': False, 'shape': (" + 40 * "9" + ", 3)}"),
+        npy("{'descr': '<f4', 'fortran_order': False, 'shape': (True, 3)}"),
+        npy("{'descr': ("),
+        npy("{[1]: 2}"),
     ],
-    ids=["empty", "head", "text", "short", "huge"],
+    ids=["empty", "head", "text", "short", "huge", "overflow", "bool", "open", "unhashable"],
 )
 @pytest.mark.parametrize("inside", [False, True])
 def test_damaged_files(path: str, content: bytes, inside: bool) -> None:
@@ -91,6 +96,10 @@ def test_damaged_files(path: str, content: bytes, inside: bool) -> None:
         Path(path).write_bytes(content)
     with pytest.raises(InputError, match=r"a\.npz"):
         read_latents(Rows(path), SHAPE)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("note.npy", content)
+    with open(path, "rb") as file, pytest.raises(InputError, match="not an npz"):
+        read_note(file)
 
 
 def test_a_bomb_is_not_unpacked(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +107,7 @@ def test_a_bomb_is_not_unpacked(path: str, monkeypatch: pytest.MonkeyPatch) -> N
     np.save(file, np.zeros((1000, 3), np.float32))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("latents.npy", file.getvalue())
-    monkeypatch.setattr(module, "_MOST_BYTES", 1000)
+    monkeypatch.setattr(npz, "_MOST_BYTES", 1000)
     with pytest.raises(InputError, match="latents of 12,128 bytes are too many"):
         read_latents(Rows(path), SHAPE)
 
