@@ -183,7 +183,9 @@ def test_the_first_of_several_end_tokens_counts() -> None:
 def test_dcgan_config_round_trip_and_refusal() -> None:
     config = DCGANConfig(size=32, channels=1, d_norm="none")
     assert read_model_config(config.to_dict()) == config
-    for bad in ({"size": 65}, {"channels": 2}, {"nz": 0}, {"ngf": 10**6}, {"layers": 3}, {"arch": "gan"}, {"arch": []}):
+    out_of_range = ({"size": 65}, {"channels": 2}, {"nz": 0}, {"ngf": 10**6}, {"layers": 3}, {"arch": "gan"})
+    other_types = ({"arch": []}, {"size": 64.0}, {"channels": [3]}, {"channels": True}, {"nz": "100"}, {"ndf": None})
+    for bad in (*out_of_range, *other_types):
         with pytest.raises(InputError, match="model config"):
             read_model_config(config.to_dict() | bad)
 
@@ -191,7 +193,7 @@ def test_dcgan_config_round_trip_and_refusal() -> None:
 def test_plus_config_names_its_classes() -> None:
     config = PlusConfig(size=32, channels=4, classes=("cat", "dog"))
     assert read_model_config(json.loads(json.dumps(config.to_dict()))) == config
-    for classes in (["cat"], ["cat", "cat"], [1, 2]):
+    for classes in (["cat"], ["cat", "cat"], [1, 2], "cats", 5, None):
         with pytest.raises(InputError, match="classes"):
             read_model_config(config.to_dict() | {"classes": classes})
     with pytest.raises(InputError, match="classes"):

@@ -34,7 +34,8 @@ class ModelConfig:
     classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "classes", tuple(self.classes))
+        if isinstance(self.classes, list):  # JSON has no tuples
+            object.__setattr__(self, "classes", tuple(self.classes))
         for name, ok in self._rules().items():
             if not ok:
                 value = getattr(self, name)
@@ -42,12 +43,13 @@ class ModelConfig:
 
     def _rules(self) -> dict[str, bool]:
         return {
-            "size": self.size in SIZES,
-            "channels": self.channels in CHANNELS,
-            "nz": isinstance(self.nz, int) and 1 <= self.nz <= 4096,
-            "ngf": isinstance(self.ngf, int) and 1 <= self.ngf <= 1024,
-            "ndf": isinstance(self.ndf, int) and 1 <= self.ndf <= 1024,
-            "classes": len(self.classes) <= MAX_CLASSES
+            "size": type(self.size) is int and self.size in SIZES,
+            "channels": type(self.channels) is int and self.channels in CHANNELS,
+            "nz": type(self.nz) is int and 1 <= self.nz <= 4096,
+            "ngf": type(self.ngf) is int and 1 <= self.ngf <= 1024,
+            "ndf": type(self.ndf) is int and 1 <= self.ndf <= 1024,
+            "classes": isinstance(self.classes, tuple)
+            and len(self.classes) <= MAX_CLASSES
             and all(isinstance(name, str) for name in self.classes)
             and len(set(self.classes)) == len(self.classes) != 1,
         }

@@ -163,7 +163,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
 def _idx(classes: Sequence[str]) -> Callable[[Sequence[Path]], Arrays]:
     def read(paths: Sequence[Path]) -> Arrays:
         images, labels = map(read_idx, paths)
-        if images.ndim != 3 or labels.ndim != 1:
+        if images.ndim != 3 or labels.ndim != 1 or not images.size:
             raise ValueError(f"{paths[0].name} holds no images")
         return images[:, :, :, None], labels, classes
 

@@ -122,8 +122,17 @@ GOOD = idx(np.zeros((2, 2, 2), np.uint8))
 
 @pytest.mark.parametrize(
     "images",
-    [b"", GOOD[:3], GOOD[:9], GOOD[:-1], GOOD + b"\0", b"\x80\4" + GOOD, idx(np.zeros(8, np.uint8))],
-    ids=["empty", "no magic", "no sizes", "cut", "too long", "a pickle", "no images"],
+    [
+        b"",
+        GOOD[:3],
+        GOOD[:9],
+        GOOD[:-1],
+        GOOD + b"\0",
+        b"\x80\4" + GOOD,
+        idx(np.zeros(8, np.uint8)),
+        idx(np.zeros((0, 2, 2), np.uint8)),
+    ],
+    ids=["empty", "no magic", "no sizes", "cut", "too long", "a pickle", "no images", "none at all"],
 )
 def test_broken_files_are_refused(tmp_path: Path, images: bytes) -> None:
     write(tmp_path / "train-images-idx3-ubyte", images)
