@@ -16,7 +16,7 @@ class EvalConfig(Config):
 
     data: tuple[str, ...] = option(
         (),
-        "File or folder: txt, md, jsonl, csv, parquet, also .gz .bz2 .xz .zst; for an image model a folder or zip of images.",
+        "File or folder: txt, md, jsonl, csv, parquet, also .gz .bz2 .xz .zst; image models: folder or zip of images.",
         multiple=True,
         metavar="PATH",
         section=_DATA,

@@ -81,7 +81,9 @@ def test_every_label_has_its_picture(save_generator: Save) -> None:
 def test_the_names_of_classes_travel_with_a_whole_graph(save_generator: Save) -> None:
     folder = save_generator(arch="plus", classes=["猫", "dog"])
     config, weights = load_generator(folder).config, TensorFile(folder / "model.safetensors")
-    held = {entry.key: entry.value for entry in onnx.load_from_string(graph.whole_graph(config, weights)).metadata_props}
-    assert held["classes"] == '["猫", "dog"]'
-    held = {entry.key: entry.value for entry in onnx.load_from_string(graph.graph(config, weights)).metadata_props}
-    assert [*held] == ["genkit"]
+    whole, pointing = (
+        {entry.key: entry.value for entry in onnx.load_from_string(made(config, weights)).metadata_props}
+        for made in (graph.whole_graph, graph.graph)
+    )
+    assert whole["classes"] == '["猫", "dog"]'
+    assert [*pointing] == ["genkit"]
