@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from genkit.image.noise import ORDER, philox
 
 _IMAGES, _SIDE = 2000, 16  # as many and as small images say it
+_BATCH = 64  # of them are in memory at a time
 _MARGIN, _DEVIATIONS = 0.15, 4.0  # above one half, that are no accident
 _RIDGE = 0.1
 
@@ -29,11 +30,14 @@ def is_handed(images: NDArray[np.uint8]) -> bool:
 
 def _shrunk(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Some of the images (n, 16, 16, C), evenly spread over the set."""
-    n = min(len(images), _IMAGES)
-    chosen = images[np.linspace(0, len(images) - 1, n).astype(np.int64)].astype(np.float32)
-    _, side, _, channels = chosen.shape
+    places = np.linspace(0, len(images) - 1, min(len(images), _IMAGES)).astype(np.int64)
+    _, side, _, channels = images.shape
     factor = side // _SIDE
-    small: NDArray[np.float32] = chosen.reshape(n, _SIDE, factor, _SIDE, factor, channels).mean((2, 4))
+    small = np.empty((len(places), _SIDE, _SIDE, channels), np.float32)
+    for low in range(0, len(places), _BATCH):
+        part = images[places[low : low + _BATCH]]
+        squares = part.reshape(len(part), _SIDE, factor, _SIDE, factor, channels)
+        small[low : low + len(part)] = squares.mean((2, 4), dtype=np.float32)
     return small
 
 

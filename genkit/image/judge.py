@@ -7,7 +7,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from genkit.image.alarms import CopyDetector, distinct, outlines
+from genkit.image.alarms import CopyDetector, Rows, distinct, outlines
 from genkit.image.engines.torch import draw
 from genkit.image.features import FeatureNet, available
 from genkit.image.metrics import diversity, kernel_distance, sliced_wasserstein, thumbnails
@@ -57,11 +57,7 @@ class Judge:
             if len(second) > 1:
                 self.floor = max(0.0, kernel_distance(*np.array_split(self._seen, 2)))
 
-        training = _some(store.images, _TRAINING)
-        rows = outlines(thumbnails(training))
-        if flip:
-            rows = np.concatenate([rows, outlines(thumbnails(training[:, :, ::-1]))])
-        self._copies = CopyDetector(rows)
+        self._copies = CopyDetector(_outlines_of(store.images, flip=flip))
         self._rows = outlines(thumbnails(self._real))
         self._diversity = diversity(self._real)
 
@@ -104,6 +100,22 @@ def affordable_images(store: ImageStore, runtime: Runtime, seconds: float | None
     return int(min(IMAGES, max(FEWEST, _SHARE * seconds / _TIMES / each)))
 
 
+def _outlines_of(images: Pixels, *, flip: bool) -> Rows:
+    """Outlines of at most `_TRAINING` images and, with `flip`, of their mirror images; few of them are in memory."""
+    places = _some_places(len(images), _TRAINING)
+    seen, mirrored = [], []
+    for low in range(0, len(places), _BATCH):
+        small = thumbnails(images[places[low : low + _BATCH]])
+        seen.append(outlines(small))
+        if flip:
+            mirrored.append(outlines(small[:, :, ::-1]))
+    return np.concatenate(seen + mirrored)
+
+
 def _some(images: Pixels, n: int) -> Pixels:
     """At most `n` of the images in their order, the same ones each time."""
-    return images[np.sort(philox(0, JUDGED).permutation(len(images))[:n])]
+    return images[_some_places(len(images), n)]
+
+
+def _some_places(count: int, n: int) -> NDArray[np.int64]:
+    return np.sort(philox(0, JUDGED).permutation(count)[:n])

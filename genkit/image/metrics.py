@@ -17,7 +17,7 @@ Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 
 _ROWS = 1024  # of a set that are compared at a time
-_IMAGES = 64  # that go through a pyramid at a time
+_IMAGES = 64  # that are scaled at a time
 _SIDE = 32  # pixels of a thumbnail
 _COARSEST, _PATCH, _PATCHES, _DIRECTIONS = 16, 7, 32, 128
 _BINOMIAL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
@@ -146,7 +146,8 @@ def thumbnails(pixels: Pixels) -> Floats:
     n, side, _, channels = pixels.shape
     factor = max(1, side // _SIDE)
     small = np.empty((n, side // factor, side // factor, channels))
-    for low, images in _chunks(pixels):
+    for low in range(0, n, _IMAGES):
+        images = pixels[low : low + _IMAGES]
         squares = images.reshape(len(images), side // factor, factor, side // factor, factor, channels)
         small[low : low + len(images)] = squares.mean((2, 4)) / 255
     return small

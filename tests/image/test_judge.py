@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 import genkit.image.judge as judging
+from genkit.image.handed import is_handed
 from genkit.image.judge import FEWEST, IMAGES, Judge, affordable_images
 from genkit.image.modelconfig import DCGANConfig
 from genkit.image.models.dcgan import Generator
@@ -107,6 +109,16 @@ def test_held_out_images_judge_if_they_are_enough(runtime: Runtime) -> None:
 def test_measuring_twice_finds_the_same(runtime: Runtime, ready: Generator) -> None:
     one, other = (Judge(store_of(scenes(100, 1)), runtime, images=40, flip=True) for _ in range(2))
     assert one.measure(ready) == one.measure(ready) == other.measure(ready)
+
+
+def test_large_images_are_not_all_in_memory(runtime: Runtime) -> None:
+    many = np.broadcast_to(scenes(1, 1).repeat(8, 1).repeat(8, 2), (600, 256, 256, 3))  # 118 MB if it were copied
+    tracemalloc.start()
+    Judge(store_of(many), runtime, images=8, flip=True)
+    is_handed(many)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 60e6
 
 
 def test_features_decide_where_they_are_to_be_had(
