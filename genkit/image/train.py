@@ -165,6 +165,8 @@ def train_gan(
                 raise
             ready.clear()
             game.restore(state.extra["game"])
+            shown.clear()  # what is published and watched from here on is the good model's
+            shown.update(state.extra["metrics"])
             alarms.went_back(at)
             save()
 

@@ -431,8 +431,11 @@ def test_collapse_goes_back_to_the_best_with_half_the_rate(
     """The best is older than the two checkpoints that are kept otherwise."""
     judged_as(monkeypatch, {}, {"swd": 1.1}, {"swd": 1.5, "diversity": 0.1}, {"swd": 0.9})
     out = tmp_path / "run"
-    heard = run(settings(pictures, out, steps=20, eval_interval=4, save_interval=2))
+    published: list[dict[str, float]] = []
+    look = Recorder(5, lambda: published.append(json.loads((out / "genkit.json").read_text())["metrics"]))
+    heard = run(settings(pictures, out, steps=20, eval_interval=4, save_interval=2), look)
     assert heard.steps == [*range(1, 13), *range(5, 21)]
+    assert published[0] == published[1]  # before and after: what is said of the model is of this one
     told = [m for m in heard.messages if "collapse" in m]
     assert told[0].startswith("warning: collapse")
     assert told[0].endswith("(step 12)")
