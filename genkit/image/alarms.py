@@ -19,8 +19,8 @@ _WORDS = {
     COPIES: "memorisation: many of the generator's pictures are near-copies of training images",
 }
 _BEATEN = (0.02, 0.1)  # smoothed loss of the discriminator below which it begins, above which it ends
-_COLLAPSE = (0.35, 0.5)  # of the data's diversity, or a third of that of its distinctness
-_COPIES = (0.3, 0.2)  # share of the samples above which it begins, below which it ends
+ALIKE = (0.35, 0.5)  # `variety` below which it begins, above which it ends
+COPIED = (0.3, 0.2)  # share of the samples above which it begins, below which it ends
 _GRACE = 0.25  # of a run, in which a generator may not yet have begun to differ
 _WORSE = 2.0  # times the best distance
 _WORSE_BY = {"kd": 0.1, "swd": 0.0}  # and by as much more: kd is near 0 for a good model
@@ -68,15 +68,14 @@ class Alarms:
             fraction: share of the run that is done.
             best: lowest distance before, kd or swd as the judge has it; None at first.
         """
-        variety = min(found["diversity"], 3 * found["distinct"])
-        self._differed |= variety >= _COLLAPSE[1]
-        alike = _between(variety, _COLLAPSE, COLLAPSE in self.active)
+        self._differed |= variety(found) >= ALIKE[1]
+        alike = _between(variety(found), ALIKE, COLLAPSE in self.active)
         told = self._set(COLLAPSE, step, alike and (self._differed or fraction > _GRACE))
         metric = "kd" if "kd" in found else "swd"
         worse = best is not None and found[metric] > _WORSE * max(best, 0.0) + _WORSE_BY[metric]
         self._worse = self._worse + 1 if worse else 0
         told += self._set(DECLINE, step, self._worse >= 2 or (worse and DECLINE in self.active))
-        copied = found["copies"] > _COPIES[COPIES in self.active]
+        copied = found["copies"] > COPIED[COPIES in self.active]
         return told + self._set(COPIES, step, copied)
 
     def went_back(self, step: int) -> None:
@@ -103,6 +102,11 @@ class Alarms:
         entry = next(entry for entry in self.history if entry["alarm"] == name and entry["ended"] is None)
         entry["ended"] = step
         return [f"over since step {step:,}: {_WORDS[name]}"]
+
+
+def variety(found: Mapping[str, float]) -> float:
+    """Of a measurement: the diversity, as a share of the data's, or three times the distinctness, if that is less."""
+    return min(found["diversity"], 3 * found["distinct"])
 
 
 def _between(value: float, limits: tuple[float, float], on: bool) -> bool:

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from genkit.image.augment import RAMP
 from genkit.image.config import GANTrainConfig
+from genkit.image.engines.torch import to_images
 from genkit.image.game import Game
 from genkit.image.noise import HELD_OUT, LABEL, batch_latents, philox
 from genkit.image.store import ImageStore
@@ -83,8 +83,3 @@ def steer(
     images = to_images(torch.from_numpy(held_out.images[chosen]).to(runtime.device))
     labels = None if held_out.labels is None else torch.from_numpy(held_out.labels[chosen]).to(runtime.device)
     game.strength.observe(losses["d_real"], game.judge(images, labels), losses["d_fake"], images=passed)
-
-
-def to_images(pixels: Tensor) -> Tensor:
-    """Pixels (N, H, W, C) to images (N, C, H, W) in [-1, 1], channels last in memory."""
-    return pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from genkit.errors import InputError
 from genkit.files import input_errors
+from genkit.image.decode import on_white
 
 DIMENSIONS = 1280
 SIDE = 224  # pixels that the network was trained on
@@ -32,8 +33,8 @@ REMEDY = "pip install 'genkit-cli[metrics]'"
 _FILE = "models/efficientnet-lite0-57934424.pth"
 _SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
-_MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # of ImageNet
-_STD = np.array([0.229, 0.224, 0.225], np.float32)
+MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # of ImageNet
+STD = np.array([0.229, 0.224, 0.225], np.float32)
 _BATCH = 16
 _STEM, _EPSILON = 32, 1e-3
 # kernel, stride, expansion, channels and repeats of each stage (Tan and Le 2019; Lite: no squeeze and excitation)
@@ -52,10 +53,7 @@ class FeatureNet:
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
-        self._net = EfficientNetLite0()
-        self._net.load(read_weights(weights_path()))
-        self._net.eval().requires_grad_(False)
-        self._net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._net = load_network(device)
         self._device = torch.device(device)
 
     @torch.inference_mode()
@@ -74,6 +72,15 @@ class FeatureNet:
             found[first : first + _BATCH] = self._net(images.permute(0, 3, 1, 2)).cpu().numpy()
             on_progress(min(first + _BATCH, len(pixels)))
         return found
+
+
+def load_network(device: torch.device | str) -> EfficientNetLite0:
+    """The network with its weights, frozen, on a device; raises InputError as `FeatureNet`."""
+    network = EfficientNetLite0()
+    network.load(read_weights(weights_path()))
+    network.eval().requires_grad_(False)
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
 
 
 def available() -> bool:
@@ -101,8 +108,8 @@ def prepared(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     whole = np.empty((len(pixels), SIDE, SIDE, 3), np.float32)
     for place, image in enumerate(rgb(pixels)):
         whole[place] = np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
-    whole -= 255 * _MEAN
-    whole /= 255 * _STD
+    whole -= 255 * MEAN
+    whole /= 255 * STD
     return whole
 
 
@@ -112,8 +119,7 @@ def rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return np.repeat(pixels, 3, axis=3)
     if pixels.shape[3] == 3:
         return pixels
-    white = Image.new("RGBA", pixels.shape[2:0:-1], "white")
-    opaque = [np.asarray(Image.alpha_composite(white, Image.fromarray(image)).convert("RGB")) for image in pixels]
+    opaque = [np.asarray(on_white(Image.fromarray(image))) for image in pixels]
     return np.stack(opaque) if opaque else pixels[..., :3]
 
 

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genkit.image.engines.torch import to_pixels
+from genkit.image.engines.torch import to_images, to_pixels
+from genkit.image.features import MEAN, SIDE, STD, load_network
 from genkit.image.labels import by_seed
 from genkit.image.models.networks import Generator
 from genkit.image.noise import seeded_latents
@@ -31,9 +32,8 @@ _LR = 0.05
 _SHELL = 1e-3  # weight of the squared distance of |z| from its mean in training
 _SEEN = 0.3  # weight of the features beside the pixels
 _COARSEST = 4  # pixels a side
+_SIDE = SIDE // 2  # of the images whose features are compared
 
-_SIDE = 112
-_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 
 Seen = Callable[[Tensor], Tensor]
 """Images (N, C, H, W) in [-1, 1] to features (N, F), differentiable."""
@@ -81,7 +81,7 @@ def project(
         on_step: is told the steps done and the best loss so far.
     """
     generator.requires_grad_(False)
-    goal = to_images(target[None], runtime)  # (1, C, H, W)
+    goal = to_images(torch.tensor(target[None]).to(runtime.device))  # (1, C, H, W)
     seen_goal = seen(goal) if seen else None
     shell = math.sqrt(generator.config.nz)
 
@@ -148,13 +148,8 @@ def features(runtime: Runtime) -> Seen:
     Raises:
         InputError: its weights are not installed; `genkit.image.features.available` says so.
     """
-    from genkit.image.features import EfficientNetLite0, read_weights, weights_path
-
-    network = EfficientNetLite0()
-    network.load(read_weights(weights_path()))
-    network.eval().requires_grad_(False).to(runtime.device)
-    mean = torch.tensor(_MEAN, device=runtime.device)[:, None, None]
-    deviation = torch.tensor(_DEVIATION, device=runtime.device)[:, None, None]
+    network = load_network(runtime.device)
+    mean, deviation = (torch.from_numpy(values).to(runtime.device)[:, None, None] for values in (MEAN, STD))
 
     def seen(images: Tensor) -> Tensor:
         levels = (_on_white(images) + 1) / 2  # (N, 3, H, W), 0 to 1
@@ -163,11 +158,6 @@ def features(runtime: Runtime) -> Seen:
         return made
 
     return seen
-
-
-def to_images(pixels: NDArray[np.uint8], runtime: Runtime) -> Tensor:
-    """Pixels (N, H, W, C) to images (N, C, H, W) in [-1, 1]."""
-    return torch.tensor(pixels).to(runtime.device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def _opaque(images: Tensor) -> Tensor:

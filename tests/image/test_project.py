@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from genkit.image import project as module
-from genkit.image.engines.torch import draw
+from genkit.image.engines.torch import draw, to_images
 from genkit.image.features import available
 from genkit.image.models.store import load_generator
 from genkit.image.noise import latents, seeded_latents
-from genkit.image.project import STARTS, distances, features, project, to_images
+from genkit.image.project import STARTS, distances, features, project
 from genkit.runtime.device import Hardware, resolve
 from genkit.runtime.manager import Runtime
 
@@ -49,7 +49,7 @@ def test_it_comes_nearer_than_any_start(save_generator: Save, runtime: Runtime) 
     target = draw(model, latents(10**6, 8)[None], None, runtime)[0]
     starts = torch.from_numpy(seeded_latents(range(512), 8))
     with torch.inference_mode():
-        best = distances(model(starts), to_images(target[None], runtime)).min().item()
+        best = distances(model(starts), to_images(torch.tensor(target[None]))).min().item()
     seen: list[float] = []
     found = project(model, target, steps=60, runtime=runtime, on_step=lambda step, loss: seen.append(loss))
     assert found.distance < best / 3
@@ -82,7 +82,7 @@ def test_all_classes_are_tried_or_the_one_named(save_generator: Save, runtime: R
 def test_every_class_has_a_start(save_generator: Save, runtime: Runtime) -> None:
     model = load_generator(save_generator(arch="plus", classes=list("abcdef")))
     target = draw(model, latents(0, 8)[None], np.array([0]), runtime)
-    z, y = module._starts(model, to_images(target, runtime), runtime, 0, None)
+    z, y = module._starts(model, to_images(torch.tensor(target)), runtime, 0, None)
     assert z.shape == (STARTS, 8)
     assert y is not None
     assert set(y.tolist()) == set(range(6))
@@ -110,4 +110,4 @@ def test_features_are_those_of_the_metrics(runtime: Runtime, monkeypatch: pytest
 
     monkeypatch.setattr(module, "_SIDE", SIDE)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 7, 7, 3), np.uint8).repeat(32, 1).repeat(32, 2)
-    np.testing.assert_allclose(features(runtime)(to_images(pixels, runtime)), FeatureNet()(pixels), atol=1e-3)
+    np.testing.assert_allclose(features(runtime)(to_images(torch.tensor(pixels))), FeatureNet()(pixels), atol=1e-3)

@@ -51,3 +51,8 @@ def to_pixels(images: Tensor) -> NDArray[np.uint8]:
     """Images (N, C, H, W) in [-1, 1] to uint8 (N, H, W, C), rounded."""
     levels = images.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
     return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def to_images(pixels: Tensor) -> Tensor:
+    """The inverse: pixels uint8 (N, H, W, C) to images (N, C, H, W) in [-1, 1], channels last in memory."""
+    return pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
