@@ -21,8 +21,6 @@ from genkit.cli.training import run_training, training_options
 from genkit.errors import UsageError
 from genkit.image.config import GANTrainConfig, ImageSampleConfig
 
-_OPAQUE = ("jpg", "gif", "mp4")  # what has no transparency
-
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -121,11 +119,13 @@ def image(
     _check_streams(terminal, out, preview)
 
     with open_model(terminal, model, "image", **where) as opened:
+        from genkit.image.canvas import OPAQUE
+
         pipeline = cast("ImagePipeline", opened)
         job = imagejob.plan(pipeline, config, n=config.n if "n" in set_by_user else None, first=first)
         if seed is None and config.seeds is None and config.latent is None and not walk:
             terminal.note(f"seed {first}")
-        if pipeline.channels == 4 and form in _OPAQUE:
+        if pipeline.channels == 4 and form in OPAQUE:
             terminal.note(f"{form} has no transparency: the images lie on white")
         note = _note(model, pipeline.path) | job.note
         events: Iterable[ImageEvent] = timed(terminal, job.draw(), "images")

@@ -111,11 +111,12 @@ def _check_data(data: str | Sequence[str] | None, command: str) -> None:
     """What needs no torch to be refused is refused at once."""
     if not data:
         raise UsageError("--data is missing", f"see {command} --help")
+    from genkit.image.sources import NAMED
     from genkit.text.sources import parse_sources
 
     if not isinstance(data, str):
         parse_sources(data)
-    elif not data.startswith("torchvision:") and not Path(data).exists():
+    elif not data.startswith(NAMED) and not Path(data).exists():
         raise InputError(f"--data {data}: no such file or folder", "check the path")
 
 
