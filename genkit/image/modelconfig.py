@@ -34,8 +34,6 @@ class ModelConfig:
     classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if isinstance(self.classes, list):  # JSON has no tuples
-            object.__setattr__(self, "classes", tuple(self.classes))
         for name, ok in self._rules().items():
             if not ok:
                 value = getattr(self, name)
@@ -103,4 +101,6 @@ def read_model_config(values: dict[str, Any]) -> ModelConfig:
     values = {name: value for name, value in values.items() if name not in ("model_type", "arch")}
     if unknown := sorted(set(values) - {field.name for field in fields(cls)}):
         raise InputError(f"model config: unknown key {unknown[0]!r}", "was it written by a newer genkit?")
+    if isinstance(classes := values.get("classes"), list):  # JSON has no tuples
+        values["classes"] = tuple(classes)
     return cls(**values)
