@@ -89,6 +89,7 @@ def write_each(
 
     with output_errors(folder):
         folder.mkdir(exist_ok=True)
+    named: set[str] = set()
     for event in events:
         own, name = {}, f"latent{event.index:05d}"
         if event.seed is not None:
@@ -97,6 +98,9 @@ def write_each(
             own["class"] = classes[event.label]
             plain = re.fullmatch(r"[\w-]{1,64}", own["class"])  # a name may hold what no file's name can
             name += f"-{own['class'] if plain else f'class{event.label}'}"
+        if name in named:  # frames of a walk have the seed that it passed last
+            name += f"-{event.index:05d}"
+        named.add(name)
         path = folder / f"{name}.{form}"
         write_bytes(path, encode(event.pixels, form, note | own), clobber=clobber)
         yield str(path)

@@ -51,6 +51,14 @@ def test_latents_of_no_seed(draw: Run, genkit: Run, tmp_path: Path) -> None:
     assert "seeds" not in arrays(tmp_path / "a.npz")
 
 
+def test_latents_of_one_seed_become_a_file_each(draw: Run, tmp_path: Path) -> None:
+    """The frames between two stops have the seed of the first."""
+    draw("--interpolate", "3,8", "--frames", "4", "--no-loop", "--out", "walk.npz")
+    drawn = draw("--latent", "walk.npz", "--each", "--out", "f").text.split()
+    assert drawn == [f"f/{name}.png" for name in ("seed00003", "seed00003-00001", "seed00003-00002", "seed00008")]
+    assert len({(tmp_path / path).read_bytes() for path in drawn}) == 4
+
+
 def test_mixtures(draw: Run, tmp_path: Path) -> None:
     draw("--seeds", "3-4", "--out", "a.npz")
     done = draw("--latent", "a.npz,9", "--mix", "0.3", "--out", "b.npz")
@@ -94,7 +102,7 @@ def test_labels_of_a_file_and_others(genkit: Run, tiny_classes: Path, tmp_path: 
         (["--interpolate", "short.npz,1"], 3, "short.npz: latents of 3 numbers, and the model takes 8"),
         (["--latent", "a.npz:2"], 2, "a.npz:2: the file has rows 0 to 1"),
         (["--latent", "a.npz:x"], 2, "--latent a.npz:x names no rows of the file (write me.npz, me.npz:3 or"),
-        (["--latent", "a.png"], 2, "--latent 'a.png' is not a list of seeds"),
+        (["--latent", "a.png"], 2, "--latent 'a.png' is not a list of seeds or .npz files"),
         (["--latent", "a.npz", "--n", "3"], 2, "--latent contradicts --n, --seed and --seeds"),
         (["--latent", "a.npz", "--seed", "3"], 2, "--latent contradicts --n, --seed and --seeds"),
         (["--latent", "a.npz", "--seeds", "3"], 2, "--latent contradicts --n, --seed and --seeds"),
@@ -103,7 +111,7 @@ def test_labels_of_a_file_and_others(genkit: Run, tiny_classes: Path, tmp_path: 
         (["--mix", "0.5", "--latent", "a.npz"], 2, "--mix mixes two, and --latent a.npz is not two"),
         (["--mix", "0.5", "--latent", "0,1,2"], 2, "--mix mixes two, and --latent 0,1,2 is not two"),
         (["--mix", "1.5", "--latent", "0,1"], 2, "--mix 1.5 is out of range (use 0 <= x <= 1)"),
-        (["--interpolate", "a.npz:0"], 2, "--interpolate a.npz:0 is one seed"),
+        (["--interpolate", "a.npz:0"], 2, "--interpolate a.npz:0 is one image"),
         (["--interpolate", "a.npz", "--frames", "1"], 2, "--frames 1 is out of range"),
         (["--interpolate", "a.npz,a.npz", "--frames", "3"], 2, "names 4 seeds for 3 frames"),
     ],
