@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import locale
 import os
 import platform
@@ -18,7 +17,7 @@ import click
 
 from genkit import __version__, cache
 from genkit.cli.options import command
-from genkit.cli.terminal import Terminal, flat, is_terminal, one_line, write
+from genkit.cli.terminal import Terminal, flat, is_terminal, one_line, write, write_json
 from genkit.errors import GenkitError, ResourceError
 from genkit.runtime.device import available, describe, detect, precisions, resolve
 
@@ -82,7 +81,7 @@ def doctor(ctx: click.Context) -> None:
     fatal = [problem for problem in problems if problem.fatal]
     if terminal.json:
         shown = [problem._asdict() for problem in problems]
-        write(json.dumps({"ok": not fatal} | facts | {"problems": shown}, ensure_ascii=False, indent=2) + "\n")
+        write_json({"ok": not fatal} | facts | {"problems": shown}, indent=2)
     else:
         write(_report(facts, problems))
     if fatal:

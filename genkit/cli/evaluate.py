@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -17,7 +16,7 @@ from genkit import library
 from genkit.cli.completion import by_metavar
 from genkit.cli.imageeval import evaluate_images
 from genkit.cli.options import chosen, command, config_options, option, runtime_options
-from genkit.cli.terminal import Terminal, is_terminal, write
+from genkit.cli.terminal import Terminal, is_terminal, write, write_json
 from genkit.config import flag_name, options
 from genkit.errors import InputError, UsageError
 from genkit.image.evalconfig import ImageEvalConfig
@@ -87,7 +86,7 @@ def eval(
 
             where = fetch(lambda fraction, done: report.update(fraction, f"{done / 1e6:,.0f} MB"))
             if model is None:
-                write(json.dumps({"inception": str(where)}) + "\n" if terminal.json else f"{where}\n")
+                write_json({"inception": str(where)}) if terminal.json else write(f"{where}\n")
                 return
         if model is None:
             raise UsageError("MODEL is missing", f"see {ctx.command_path} --help")
@@ -144,7 +143,7 @@ def _evaluate_text(
     if terminal.json:
         facts = {"model": model, "data": config.data, **asdict(found)}
         facts |= {"device": placed.device, "precision": placed.precision}
-        write(json.dumps(facts, ensure_ascii=False) + "\n")
+        write_json(facts)
     else:
         write(_lines(found, f"{model} on {placed.device} in {placed.precision}"))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import click
 from genkit import library
 from genkit.cli.completion import by_metavar
 from genkit.cli.options import command, option
-from genkit.cli.terminal import Terminal, write
+from genkit.cli.terminal import Terminal, write, write_json
 from genkit.errors import UsageError
 
 FORMATS = ("gguf", "onnx", "hf")
@@ -72,7 +71,7 @@ def export(
     write_export(folder, Path(out), form, precision, base=base, clobber=not no_clobber)
     if terminal.json:
         facts = {"model": model, "to": form, "precision": precision or "fp32", "path": out, "bytes": _size(Path(out))}
-        write(json.dumps(facts, ensure_ascii=False) + "\n")
+        write_json(facts)
     else:
         write(out + "\n")
 

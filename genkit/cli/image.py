@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +15,7 @@ from genkit.cli.imagefiles import FORMATS, Kept, Target, choose_format, write_ea
 from genkit.cli.options import chosen, command, config_options, model_option, option, runtime_options, seed_option
 from genkit.cli.project import check_projection, project, projected_paths
 from genkit.cli.sampling import open_model, timed, weights_hash
-from genkit.cli.terminal import STANDARD_OUTPUT, Terminal, check_preview, is_terminal, write
+from genkit.cli.terminal import STANDARD_OUTPUT, Terminal, check_preview, is_terminal, write, write_json
 from genkit.cli.training import run_training, training_options
 from genkit.errors import UsageError
 from genkit.image.config import GANTrainConfig, ImageSampleConfig
@@ -144,7 +143,7 @@ def image(
             facts |= {"size": pipeline.size, "channels": pipeline.channels}
             if job.labels is not None:
                 facts["labels"] = [pipeline.classes[label] for label in job.labels]
-            write(json.dumps(note | facts, ensure_ascii=False) + "\n")
+            write_json(note | facts)
         else:
             for path in written:
                 write(path + "\n")

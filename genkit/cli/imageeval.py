@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, cast
@@ -11,7 +10,7 @@ import click
 
 from genkit.cli.options import chosen
 from genkit.cli.sampling import open_model
-from genkit.cli.terminal import Terminal, one_line, write
+from genkit.cli.terminal import Terminal, one_line, write, write_json
 from genkit.errors import UsageError
 from genkit.image.evalconfig import ImageEvalConfig
 from genkit.image.modelconfig import CHANNELS
@@ -72,11 +71,12 @@ def evaluate_images(
     if found.bad:
         listed = "; ".join(f"{name}: {reason}" for name, reason in found.bad[:_BAD])
         more = " ..." if len(found.bad) > _BAD else ""
-        terminal.note(one_line(f"left out {len(found.bad):,} unreadable images ({listed}{more})"))
+        images = "image" if len(found.bad) == 1 else "images"
+        terminal.note(one_line(f"left out {len(found.bad):,} unreadable {images} ({listed}{more})"))
     if terminal.json:
         facts = {"model": model, "data": [config.data], **asdict(found), "bad": [list(bad) for bad in found.bad]}
         facts |= {"seed": config.seed, "device": placed.device, "precision": placed.precision, "engine": placed.engine}
-        write(json.dumps(facts, ensure_ascii=False) + "\n")
+        write_json(facts)
     else:
         write(_lines(found, config, f"{model} on {placed.device} in {placed.precision} by {placed.engine}"))
 

@@ -17,7 +17,7 @@ from genkit.cli.completion import by_metavar
 from genkit.cli.models import summary
 from genkit.cli.options import command, option
 from genkit.cli.sampling import weights_hash
-from genkit.cli.terminal import Terminal, flat, one_line, write
+from genkit.cli.terminal import Terminal, flat, one_line, write, write_json
 from genkit.errors import GenkitError, InputError, UsageError
 from genkit.files import input_errors, open_regular, read_json
 from genkit.runtime.device import resolve
@@ -57,7 +57,7 @@ def info(ctx: click.Context, target: str, curves: bool) -> None:
     else:
         facts = _model(target)
     if terminal.json:
-        write(json.dumps(facts, ensure_ascii=False, indent=2) + "\n")
+        write_json(facts, indent=2)
     else:
         write("".join(f"{key}: {one_line(str(value))}\n" for key, value in flat(facts)))
 

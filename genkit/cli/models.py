@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import click
 
 from genkit import library
 from genkit.cli.options import command
-from genkit.cli.terminal import Terminal, is_terminal, one_line, write
+from genkit.cli.terminal import Terminal, is_terminal, one_line, write, write_json
 from genkit.errors import InputError
 
 EXAMPLES = """
@@ -31,7 +30,7 @@ def models(ctx: click.Context) -> None:
     terminal: Terminal = ctx.obj
     facts = [_listed(name, folder) for name, folder in library.known().items()]
     if terminal.json:
-        write(json.dumps(facts, ensure_ascii=False, indent=2) + "\n")
+        write_json(facts, indent=2)
         return
     heads = ("name", "makes", "parameters", "path")
     rows = [[one_line(str(fact[head])) for head in heads] for fact in facts]

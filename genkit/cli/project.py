@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import sys
 import time
@@ -12,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from genkit.cli.terminal import Terminal, is_terminal, write
+from genkit.cli.terminal import Terminal, is_terminal, write, write_json
 from genkit.errors import InputError, UsageError
 from genkit.files import atomic_write, input_errors, open_regular
 from genkit.image.config import ImageSampleConfig
@@ -105,7 +104,7 @@ def _tell(
         facts: dict[str, Any] = {"seeds": [seed], "files": files, "size": pipeline.size, "channels": pipeline.channels}
         if "class" in note:
             facts["labels"] = [note["class"]]
-        write(json.dumps(note | facts | {"distance": round(found.distance, 4)}, ensure_ascii=False) + "\n")
+        write_json(note | facts | {"distance": round(found.distance, 4)})
         return
     write("".join(path + "\n" for path in files))
     drawn = f", class {note['class']}" if "class" in note else ""

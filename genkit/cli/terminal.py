@@ -110,6 +110,14 @@ def write(data: str | bytes, *, flush: bool = True) -> None:
             stream.flush()
 
 
+def write_json(facts: Any, *, indent: int | None = None) -> None:
+    """A result to stdout as JSON, also where a file name in it is not text. Raises like `write`."""
+    import json
+
+    text = json.dumps(facts, ensure_ascii=False, indent=indent)
+    write(text.encode("utf-8", "backslashreplace") + b"\n")  # such a byte becomes \udcff, which JSON reads
+
+
 def flush() -> None:
     """Hand over what is still buffered for stdout. Raises like `write`."""
     if sys.stdout is not None:

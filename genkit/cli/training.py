@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
 import shlex
 import sys
@@ -16,7 +15,7 @@ import click
 
 from genkit import library
 from genkit.cli.options import chosen, option
-from genkit.cli.terminal import Terminal, check_preview, flat, is_terminal, write
+from genkit.cli.terminal import Terminal, check_preview, flat, is_terminal, one_line, write, write_json
 from genkit.config import Config
 from genkit.errors import InputError, UsageError
 from genkit.files import read_json
@@ -72,7 +71,8 @@ def run_training(ctx: click.Context, cls: type[Config], *, task: TrainTask) -> N
         gc.freeze()  # what the imports made stays: the collector need not go through it, now or at exit
     with Runtime(placement, seed=values["seed"]) as runtime:
         if flags["dry_run"]:
-            write(_plan_text(plan(config, runtime), as_json=terminal.json))
+            found = plan(config, runtime)
+            write_json(found, indent=2) if terminal.json else write(_plan_text(found))
             return
         logger = ui.training_logger(terminal, preview=preview) if runtime.is_main else ui.SilentLogger()
         try:
@@ -82,7 +82,7 @@ def run_training(ctx: click.Context, cls: type[Config], *, task: TrainTask) -> N
     if not runtime.is_main:
         return
     for warning in report.warnings:
-        terminal.note(f"warning: {warning}")
+        terminal.note(f"warning: {one_line(warning)}")
     terminal.note(
         f"trained {report.steps:,} step{'s' * (report.steps != 1)} on {short(report.seen)} {report.unit} "
         f"in {ui.clock(report.seconds)}  {ui.numbers(report.metrics)}"
@@ -94,7 +94,7 @@ def run_training(ctx: click.Context, cls: type[Config], *, task: TrainTask) -> N
         terminal.note(line)
     if terminal.json:
         facts = {f.name: getattr(report, f.name) for f in fields(report)} | {"out": str(report.out)}
-        write(json.dumps(facts, ensure_ascii=False) + "\n")
+        write_json(facts)
     else:
         write(f"{report.out}\n")
     terminal.note("sample it: " + _SAMPLER[task].format(shlex.quote(str(report.out))))
@@ -120,11 +120,9 @@ def _check_data(data: str | Sequence[str] | None, command: str) -> None:
         raise InputError(f"--data {data}: no such file or folder", "check the path")
 
 
-def _plan_text(plan: dict[str, Any], *, as_json: bool) -> str:
+def _plan_text(plan: dict[str, Any]) -> str:
     """What `--dry-run` found, one fact a line."""
-    if as_json:
-        return json.dumps(plan, ensure_ascii=False, indent=2) + "\n"
-    return "".join(f"{name}: {value}\n" for name, value in flat(plan))
+    return "".join(one_line(f"{name}: {value}") + "\n" for name, value in flat(plan))
 
 
 def _resumed(config: Config, set_by_user: frozenset[str], task: TrainTask) -> tuple[Config, str]:

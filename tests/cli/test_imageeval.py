@@ -106,7 +106,7 @@ def test_broken_files_are_told_and_left_out(
     found = json.loads(done.out)
     assert found["images"] == 20
     assert [name for name, _ in found["bad"]] == ["broken.png"]
-    assert "left out 1 unreadable images (broken.png: " in done.err
+    assert "left out 1 unreadable image (broken.png: " in done.err
 
 
 @pytest.mark.parametrize(
