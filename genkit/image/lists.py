@@ -48,7 +48,7 @@ def parse_stops(text: str, flag: str) -> list[int | Rows]:
         elif before.lower().endswith(".npz"):
             stops.append(_rows(before, after, flag))
         else:
-            stops += _seed_range(part, text, flag, _MOST - len(stops))
+            stops += _seed_range(part, text, flag, _MOST - len(stops), "seeds or .npz files", "write 0-15,40 or me.npz")
     return stops
 
 
@@ -76,22 +76,24 @@ def parse_classes(text: str) -> list[tuple[str, int | None]]:
 def check_stops(count: int, frames: int, text: str) -> None:
     """Raise UsageError when a walk has too few stops or too many."""
     if count < 2:
-        raise UsageError(f"--interpolate {text} is one seed", "name two or more, e.g. 0,5,9")
+        raise UsageError(f"--interpolate {text} is one image", "name two or more, e.g. 0,5,9")
     if count > frames:
         raise UsageError(f"--interpolate names {count} seeds for {frames} frames", "raise --frames")
 
 
-def _seed_range(part: str, text: str, flag: str, limit: int) -> range:
+def _seed_range(
+    part: str, text: str, flag: str, limit: int, what: str = "seeds", remedy: str = "write 0-15,40"
+) -> range:
     first, dash, last = part.strip().partition("-")
     try:
         low = int(first)
         high = int(last) if dash else low
     except ValueError:
-        raise UsageError(f"{flag} {text!r} is not a list of seeds", "write 0-15,40") from None
+        raise UsageError(f"{flag} {text!r} is not a list of {what}", remedy) from None
     if high > LARGEST_SEED:
-        raise UsageError(f"{flag} {text!r} has a seed above {LARGEST_SEED}", "write 0-15,40")
+        raise UsageError(f"{flag} {text!r} has a seed above {LARGEST_SEED}", remedy)
     if high < low or high - low >= limit:
-        raise UsageError(f"{flag} {text!r} is an empty or too long range", "write 0-15,40")
+        raise UsageError(f"{flag} {text!r} is an empty or too long range", remedy)
     return range(low, high + 1)
 
 

@@ -11,7 +11,7 @@ from shlex import quote
 
 from genkit.errors import TrainingStopped
 from genkit.image.alarms import Alarms, summary
-from genkit.image.batch import play, steer, training_batch
+from genkit.image.batch import is_finite, play, steer, training_batch
 from genkit.image.config import GANTrainConfig
 from genkit.image.data import prepare
 from genkit.image.judge import Judge, affordable_images
@@ -90,6 +90,11 @@ def train_gan(
         check_split(config.batch_size, ranks)
         game, average, state = begin(config, shape_of(config, store.classes), runtime)
         warnings = store.report.warnings(config.batch_size)
+        if budget.seconds and (before := time.monotonic() - started) > budget.seconds / 2:
+            warnings.append(
+                f"reading the images took {before:.0f} of the {budget.seconds:.0f} seconds of --budget, which leaves "
+                "little to train: --resume with a longer one does not read them again"
+            )
         for line in (*store.report.lines(), model_line(game.generator, game.discriminator), *warnings):
             logger.message(line)
         if resume:
@@ -194,6 +199,8 @@ def train_gan(
             ahead = state.step + 1, state.seen + rows
             reached = meter.fraction(*ahead)
             due = {name: cadence.due(ahead[0], reached) for name, cadence in cadences.items()}
+            if (reached == 1 or any(due.values())) and not is_finite(game):  # else the next losses tell
+                losses["weights"] = math.nan
             turn = agree(ranks, loss=sum(losses.values()), fraction=reached, due=due, stop=stop)
             if not math.isfinite(turn.loss):
                 go_back(

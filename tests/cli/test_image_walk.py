@@ -86,8 +86,8 @@ def test_truncation_draws_from_truncated_latents(draw: Run, genkit: Run, tmp_pat
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--interpolate", "3"], "--interpolate 3 is one seed"),
-        (["--interpolate", "3,x"], "--interpolate '3,x' is not a list of seeds"),
+        (["--interpolate", "3"], "--interpolate 3 is one image"),
+        (["--interpolate", "3,x"], "--interpolate '3,x' is not a list of seeds or .npz files"),
         (["--interpolate", "0-9", "--frames", "9"], "--interpolate names 10 seeds for 9 frames"),
         (["--interpolate", "0,1", "--n", "4"], "--interpolate contradicts --n, --seed, --seeds, --latent and --each"),
         (["--interpolate", "0,1", "--seed", "4"], "--interpolate contradicts"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +54,27 @@ def test_a_run_tells_the_report_in_a_few_lines_and_keeps_it(genkit: Run, photos:
     meta = json.loads((photos / "run/data/meta.json").read_text())
     assert (meta["count"], meta["channels"], meta["classes"]) == (12, 1, ["cat", "dog"])
     assert genkit("train-gan", "--resume", "--out", "run", "--steps", "3").code == 0
+
+
+def test_file_names_that_are_no_text_or_would_act_on_a_terminal(genkit: Run, photos: Path) -> None:
+    try:
+        (photos / os.fsdecode(b"photos/cat/\xff\x1b[31m\n.png")).write_bytes(b"broken")
+    except OSError:
+        pytest.skip("this file system takes text only")
+    plan = json.loads(genkit(*SMALL, "--data", "photos", "--dry-run", "--json").out.decode())
+    assert plan["report"]["bad"][-1] == "cat/\udcff\x1b[31m\n.png: not an image of its kind"
+    assert "\x1b" not in genkit(*SMALL, "--data", "photos", "--dry-run").text
+    done = genkit(*SMALL, "--data", "photos", "--out", "run", "--json")
+    assert any("\udcff\x1b" in warning for warning in json.loads(done.out)["warnings"])
+    assert "\x1b" not in done.err
+    assert "cat/\\udcff\\x1b[31m .png: not an image" in done.err
+
+
+def test_images_that_take_most_of_the_budget_to_read(genkit: Run, photos: Path) -> None:
+    spent = "seconds of --budget, which leaves little to train: --resume with a longer one does not read them again"
+    flags = [*SMALL[:-2], "--data", "photos", "--out", "run"]
+    assert spent in genkit(*flags, "--budget", "0.01s").err
+    assert spent not in genkit("train-gan", "--resume", "--out", "run", "--steps", "3").err
 
 
 def test_a_known_data_set_and_images_to_hold_out(genkit: Run, photos: Path) -> None:

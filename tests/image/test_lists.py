@@ -21,9 +21,9 @@ def test_stops_are_seeds_and_rows_of_files() -> None:
         ("me.npz:3-1", "--latent me.npz:3-1 names no rows"),
         ("me.npz:", "--latent me.npz: names no rows"),
         ("me.npz:-1", "names no rows"),
-        ("me.png", "--latent 'me.png' is not a list of seeds"),
-        ("", "--latent '' is not a list of seeds"),
-        ("1,,2", "--latent '1,,2' is not a list of seeds"),
+        ("me.png", "--latent 'me.png' is not a list of seeds or .npz files"),
+        ("", "--latent '' is not a list of seeds or .npz files"),
+        ("1,,2", "--latent '1,,2' is not a list of seeds or .npz files"),
         ("0-999999,7", "empty or too long range"),
     ],
 )
