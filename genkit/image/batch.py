@@ -60,6 +60,12 @@ def play(game: Game, batch: Batch, runtime: Runtime, step: int) -> tuple[dict[st
             raise failed
 
 
+def is_finite(game: Game) -> bool:
+    """Whether every weight of both networks is finite; an update may spoil them although its losses were."""
+    networks = (game.generator, game.discriminator)
+    return all(bool(torch.isfinite(weight).all()) for network in networks for weight in network.parameters())
+
+
 def steer(
     game: Game, store: ImageStore, config: GANTrainConfig, runtime: Runtime, step: int, losses: Mapping[str, float]
 ) -> None:

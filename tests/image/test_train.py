@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -284,6 +285,24 @@ def test_not_finite_goes_back_past_the_data_with_half_the_rate(
     assert batches == [*range(8), *range(8, 14)]  # after step 6 came data of step 7, that broke; it is passed over
     scales = {r["step"]: r["lr_scale"] for r in rows(out) if "lr_scale" in r}
     assert scales == {10: 0.5}
+
+
+def test_weights_that_are_not_finite_go_back_before_they_are_saved(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, steps = train.play, iter(range(1, 99))
+
+    def spoils(game: game.Game, *rest: Any) -> Any:
+        found = real(game, *rest)
+        if next(steps) == 8:
+            with torch.no_grad():
+                next(game.generator.parameters()).fill_(math.inf)
+        return found
+
+    monkeypatch.setattr(train, "play", spoils)
+    heard = run(settings(pictures, tmp_path / "run", save_interval=4))
+    assert [m for m in heard.messages if "weights nan at step 8: back to step 4" in m]
+    assert heard.steps == [*range(1, 8), *range(5, 13)]
 
 
 def test_not_finite_again_and_again_stops_and_keeps_the_best(
