@@ -54,6 +54,7 @@ PURE = (
     "genkit.text.constraints.badwords",
     "genkit.text.losses",
     "genkit.image.alarms",
+    "genkit.image.augment",
     "genkit.image.modelconfig",
     "genkit.image.models.dcgan",
     "genkit.image.models.networks",
