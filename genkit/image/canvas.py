@@ -111,7 +111,7 @@ def encode(pixels: NDArray[np.uint8], format: str, note: Mapping[str, str] | Non
         text = PngImagePlugin.PngInfo()
         options = {"pnginfo": text}
         for key, value in (note or {}).items():
-            text.add_text(key, value)
+            text.add_text(key, value.encode("utf-8", "backslashreplace").decode())  # file names may be of any bytes
     else:
         options = {"lossless": True, "exact": True} if format == "webp" else {"quality": 95, "subsampling": 0}
         options["exif"] = exif(json.dumps(dict(note)) if note else "")

@@ -91,7 +91,8 @@ def whole_graph(config: ModelConfig, weights: TensorFile) -> bytes:
     """As `graph`, with the weights inside, and the names of the classes, a JSON list, in its metadata."""
     from onnx import numpy_helper
 
-    more = {"classes": json.dumps(config.classes, ensure_ascii=False)} if config.classes else {}
+    names = json.dumps(config.classes, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
+    more = {"classes": names} if config.classes else {}
     return _serialize(config, weights, lambda name: numpy_helper.from_array(weights.floats(name), name), more)
 
 

@@ -163,6 +163,12 @@ def test_notes_of_other_files(content: bytes, message: str) -> None:
         read_note(io.BytesIO(content))
 
 
+@pytest.mark.parametrize(("form", "read"), [("png", "a\\udcff"), ("webp", "a\udcff")])
+def test_a_note_of_a_name_that_is_no_text(form: str, read: str) -> None:
+    """Files may be named by any bytes."""
+    assert read_note(io.BytesIO(encode(PICTURE, form, {"model": "a\udcff"}))) == {"model": read}
+
+
 def test_notes_that_are_none() -> None:
     file = io.BytesIO()
     np.savez(file, images=PICTURE)
