@@ -133,10 +133,12 @@ def distinct(rows: Rows, real: Rows) -> float:
 
     Near 0 where a generator knows a few pictures only, also where these differ much, so
     that the mean distance of two of them says nothing. Of both sets as many rows are taken.
+    Copies in the data are no neighbours; 1 where most of it is one image.
     """
     n = min(len(rows), len(real))
-    own, theirs = (float(np.median(np.sqrt(_nearest(x[:n], x[:n], 1, own=True)))) for x in (rows, real))
-    return own / theirs if theirs > 0 else 1.0
+    own = np.median(np.sqrt(_nearest(rows[:n], rows[:n], 1, own=True)))
+    theirs = np.median(np.sqrt(_nearest(real[:n], real[:n], 1, apart=_SAME)))
+    return float(own / theirs) if np.isfinite(theirs) else 1.0
 
 
 class CopyDetector:

@@ -221,4 +221,5 @@ def test_distinctness_of_the_data_itself_is_one_and_of_few_pictures_near_nothing
     assert distinct(modes, real) == 0.0
     nearly = modes + np.random.default_rng(0).normal(0, 0.002, modes.shape).astype(np.float32)
     assert distinct(nearly, real) < 0.15
+    assert distinct(real[200:], real[:200].repeat(2, 0)) == pytest.approx(1, abs=0.15)  # the data holds each twice
     assert distinct(real[:1].repeat(2, 0), np.zeros((2, real.shape[1]), np.float32)) == 1.0  # the data is one image
