@@ -75,7 +75,8 @@ class Alarms:
         worse = best is not None and found[metric] > _WORSE * max(best, 0.0) + _WORSE_BY[metric]
         self._worse = self._worse + 1 if worse else 0
         told += self._set(DECLINE, step, self._worse >= 2 or (worse and DECLINE in self.active))
-        copied = found["copies"] > COPIED[COPIES in self.active]
+        # pictures that are alike for want of contrast have the outlines of many
+        copied = found["copies"] > COPIED[COPIES in self.active] and (COPIES in self.active or not alike)
         return told + self._set(COPIES, step, copied)
 
     def went_back(self, step: int) -> None:

@@ -33,7 +33,7 @@ def training_batch(config: GANTrainConfig, store: ImageStore, step: int) -> Batc
 
 
 def play(game: Game, batch: Batch, runtime: Runtime, step: int) -> tuple[dict[str, float], str | None]:
-    """One step of both networks on this rank's share of a `training_batch`, in more parts where memory is short.
+    """One step of both networks on this rank's share of a `training_batch`, or on a part of it where memory is short.
 
     Returns:
         the losses, and what is to be told of the memory.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
 import torch
@@ -33,8 +33,8 @@ class Game:
         optimizers: an Adam for each, with its `peak_lr` for `set_lr`.
         strength: of the augmentation; the caller steers it.
         at_once: whether both learn from one pass.
-        parts: micro-batches that a step takes one after the other, where they learn at once;
-            else one of so many is all that a step learns from, as batch-norm forbids more.
+        parts: one of so many parts of a batch is what a step learns from, where memory is short;
+            one after the other they would not be the same, because batch-norm sees them apart.
     """
 
     def __init__(self, config: GANTrainConfig, shape: ModelConfig, runtime: Runtime) -> None:
@@ -69,22 +69,16 @@ class Game:
             d_loss, g_loss, penalty, and the mean logits d_real and d_fake.
         """
         self.discriminator.requires_grad_(True)
-        n = self.parts
-        parts = zip(real.chunk(n), _split(labels, n), z.chunk(n), _split(z_labels, n), strict=True)
-        if self.at_once:
-            numbers = torch.stack([self._at_once(*part, step) for part in parts]).mean(0)
-            self._update(self.discriminator, self._adam_d)
-            self._update(self.generator, self._adam_g)
-        else:
-            numbers = self._in_turn(*next(parts), step)
-        if self.runtime.scaler is not None:
-            self.runtime.scaler.update()
-        numbers = self.runtime.mean(numbers)
+        n = self.rows(len(real))
+        real, z = real[:n], z[:n]
+        labels, z_labels = (None if y is None else y[:n] for y in (labels, z_labels))
+        learn = self._at_once if self.at_once else self._in_turn
+        numbers = self.runtime.mean(learn(real, labels, z, z_labels, step))
         return dict(zip(("d_loss", "g_loss", "penalty", "d_real", "d_fake"), numbers.tolist(), strict=True))
 
     def rows(self, batch_size: int) -> int:
         """How many images of a batch a step learns from."""
-        return batch_size if self.at_once else batch_size // self.parts
+        return batch_size // self.parts
 
     def to_dict(self) -> dict[str, float]:
         """What it must remember besides the networks and optimizers, as JSON values."""
@@ -96,7 +90,7 @@ class Game:
         self.strength = Strength(p=values["p"], gap=values["gap"])
 
     def back_off(self, rows: int) -> str | None:
-        """Forget a step of so many rows that memory did not suffice for, and take more parts from here on.
+        """Forget a step of so many rows that memory did not suffice for, and take fewer from here on.
 
         Returns:
             what that means, or None where nothing is left to divide.
@@ -108,8 +102,6 @@ class Game:
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         self.runtime.empty_cache()
-        if self.at_once:
-            return f"out of memory: each batch goes through in {parts} parts from here on"
         return f"out of memory: a step learns from {rows // parts} images instead of {rows} from here on"
 
     @torch.no_grad()
@@ -120,7 +112,7 @@ class Game:
         return float(self.runtime.mean(logits.float().mean()))
 
     def _at_once(self, real: Tensor, labels: Tensor | None, z: Tensor, z_labels: Tensor | None, step: int) -> Tensor:
-        """Add the gradients of a part of the batch, for both networks; returns the five numbers."""
+        """Update both networks; returns the five numbers."""
         fake, penalty = self._fake(z, z_labels), self._penalty(real, labels, step)
         real, shown = self._augment(real), fake.detach().requires_grad_(True)
         both = torch.cat([real, self._augment(shown)])  # (2N, C, H, W)
@@ -128,9 +120,11 @@ class Game:
             logits = self._judge(both, None if labels is None or z_labels is None else torch.cat([labels, z_labels]))
         real_logits, fake_logits = logits.float().chunk(2)
         d_loss = self._loss.discriminator(real_logits, fake_logits)
-        self._backward((d_loss + penalty) / self.parts)
+        self._backward(d_loss + penalty)
         assert shown.grad is not None
         fake.backward(shown.grad * self._turn(real_logits, fake_logits))  # type: ignore[no-untyped-call]
+        self._update(self.discriminator, self._adam_d)
+        self._update(self.generator, self._adam_g)
         return _numbers(d_loss, self._loss.generator(real_logits, fake_logits), penalty, real_logits, fake_logits)
 
     @torch.no_grad()
@@ -167,7 +161,11 @@ class Game:
         config = self.config
         if config.regularizer != "r1" or step % config.reg_interval:
             return torch.zeros((), device=self.runtime.device)
-        return (config.gamma or 0.0) * config.reg_interval * r1_penalty(lambda x: self.discriminator(x, labels), real)
+        return (config.gamma or 0.0) * config.reg_interval * r1_penalty(self._plainly(labels), real)
+
+    def _plainly(self, labels: Tensor | None) -> Callable[[Tensor], Tensor]:
+        """The discriminator past torch.compile, which cannot differentiate twice."""
+        return lambda images: self.discriminator.forward(images, labels)  # type: ignore[arg-type]
 
     def _augment(self, images: Tensor) -> Tensor:
         return augment(images, self.strength.p, self._share)
@@ -178,11 +176,10 @@ class Game:
 
     def _update(self, network: nn.Module, optimizer: Adam) -> None:
         self.runtime.average_gradients(network)
-        step_optimizers({"adam": optimizer}, scaler=self.runtime.scaler)
-
-
-def _split(rows: Tensor | None, parts: int) -> Sequence[Tensor | None]:
-    return [None] * parts if rows is None else rows.chunk(parts)
+        scaler = self.runtime.scaler
+        step_optimizers({"adam": optimizer}, scaler=scaler)
+        if scaler is not None:
+            scaler.update()  # after each network, or a step that memory ends between them could not be taken again
 
 
 def _numbers(d_loss: Tensor, g_loss: Tensor, penalty: Tensor, real_logits: Tensor, fake_logits: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from genkit.errors import InputError
 
 SIZES = (32, 64, 128, 256)
 CHANNELS = {1: "grey", 3: "RGB", 4: "RGBA"}
+EMBEDDING = 64  # numbers that plus embeds a class into, beside the latent
 D_NORMS = ("batch", "spectral", "none")
 MAX_CLASSES = 10_000
 

@@ -21,11 +21,11 @@ def verdict(metrics: Mapping[str, float], *, metric: str) -> tuple[str, ...]:
     words = next((words for limit, words in _NEAR if value - floor <= limit), _FAR)
     nearness = f"its pictures are {words}; " if metric == "kd" else ""
     name = "KD by EfficientNet-Lite0" if metric == "kd" else "sliced Wasserstein distance"
-    alike = "; they are all alike" if variety(metrics) < ALIKE[0] else ""
+    alike = variety(metrics) < ALIKE[0]
     return (
         f"how good it is: {nearness}{name} {value:.3f}, lower is better; of real images to one another {floor:.3f}",
-        f"variety: {metrics['diversity']:.0%} of the data's{alike}",
-        _copies(metrics["copies"]),
+        f"variety: {metrics['diversity']:.0%} of the data's{'; they are all alike' if alike else ''}",
+        "memorisation: not to be seen while they are all alike" if alike else _copies(metrics["copies"]),
     )
 
 

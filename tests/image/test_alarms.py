@@ -104,13 +104,19 @@ def test_copies() -> None:
     assert [entry["alarm"] for entry in alarms.history] == [COPIES]
 
 
+def test_pictures_that_are_all_alike_are_not_called_copies() -> None:
+    alarms = Alarms()
+    said(alarms, 1, diversity=0.04, copies=1.0)
+    assert COPIES not in alarms.active
+
+
 def test_going_back_ends_what_was_wrong_with_the_training() -> None:
     alarms = Alarms()
-    said(alarms, 1)
+    said(alarms, 1, copies=0.9)
     alarms.watch(2, 0.0)
     said(alarms, 3, diversity=0.1, copies=0.9)
     alarms.went_back(3)
-    assert alarms.active == {COPIES: 3}
+    assert alarms.active == {COPIES: 1}
     assert [entry["ended"] for entry in alarms.history if entry["alarm"] != COPIES] == [3, 3]
 
 

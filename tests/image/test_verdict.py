@@ -40,3 +40,7 @@ def test_variety(changes: dict[str, float], alike: bool) -> None:
 def test_memorisation() -> None:
     assert verdict(GOOD, metric="kd")[2].startswith("memorisation: no sign of it, 2% of its pictures")
     assert "about 60% of its pictures are near-copies" in verdict(GOOD | {"copies": 0.6}, metric="kd")[2]
+
+
+def test_pictures_that_are_all_alike_are_not_called_copies() -> None:
+    assert verdict(GOOD | {"diversity": 0.04, "copies": 1.0}, metric="kd")[2].endswith("while they are all alike")

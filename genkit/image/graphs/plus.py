@@ -5,17 +5,15 @@ from __future__ import annotations
 from itertools import pairwise
 
 from genkit.image.graphs.net import Net
-from genkit.image.modelconfig import PlusConfig
-
-LABEL = 64  # as in the network
+from genkit.image.modelconfig import EMBEDDING, PlusConfig
 
 
 def draw(net: Net, config: PlusConfig, z: str, y: str) -> None:
     """Add what makes an image (N, C, H, W) of z (N, nz) and, where there are classes, y (N,)."""
     filters, width = config.widths(config.ngf), config.nz
     if config.classes:
-        z = net.node("Concat", z, net.embedding(y, "label", len(config.classes), LABEL), axis=1)
-        width += LABEL
+        z = net.node("Concat", z, net.embedding(y, "label", len(config.classes), EMBEDDING), axis=1)
+        width += EMBEDDING
     x = net.node("Unsqueeze", z, net.constant(2, 3))  # (N, nz) -> (N, nz, 1, 1)
     x = net.up_convolution(x, "stem", width, filters[0], stride=1, pad=0, bias=False)  # 1x1 -> 4x4
     image = ""

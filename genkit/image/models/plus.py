@@ -16,10 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from genkit.image.modelconfig import PlusConfig
+from genkit.image.modelconfig import EMBEDDING, PlusConfig
 from genkit.image.models.dcgan import init_weights
 
-LABEL = 64  # numbers that a class is embedded into for the generator
 _SLOPE = 0.2
 
 
@@ -30,8 +29,10 @@ class Generator(nn.Module):
         super().__init__()
         self.config = config
         filters = config.widths(config.ngf)
-        self.label = nn.Embedding(len(config.classes), LABEL) if config.classes else None
-        self.stem = nn.ConvTranspose2d(config.nz + (LABEL if config.classes else 0), filters[0], 4, 1, 0, bias=False)
+        self.label = nn.Embedding(len(config.classes), EMBEDDING) if config.classes else None
+        self.stem = nn.ConvTranspose2d(
+            config.nz + (EMBEDDING if config.classes else 0), filters[0], 4, 1, 0, bias=False
+        )
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in filters)
         self.sketches = nn.ModuleList(nn.Conv2d(width, config.channels, 1) for width in filters)
         self.ups = nn.ModuleList(
