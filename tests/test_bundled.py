@@ -26,14 +26,17 @@ TALE = (
 )
 
 
-@pytest.mark.parametrize(("name", "kind", "megabytes"), [("story", "text", 64), ("kittens", "image", 32)])
-def test_whole_small_and_documented(name: str, kind: str, megabytes: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "kind", "megabytes", "license_"),
+    [("story", "text", 64, "CC-BY"), ("kittens", "image", 32, "CC-BY"), ("fruits", "image", 32, "MIT")],
+)
+def test_whole_small_and_documented(name: str, kind: str, megabytes: int, license_: str) -> None:
     folder = library.find(name)
     assert library.kind(folder) == kind
     assert sum(p.stat().st_size for p in folder.iterdir()) < megabytes * 10**6
     assert {p.suffix for p in folder.iterdir()} == {".json", ".safetensors"} | ({".onnx"} if kind == "image" else set())
     record = json.loads((folder / "genkit.json").read_text())
-    assert "CC-BY" in record["data"]["license"]
+    assert license_ in record["data"]["license"]
     assert record["trained"]["seconds"] > 600
     assert record["metrics"]
     assert record["config"]["seed"] is not None
@@ -80,3 +83,14 @@ def test_kittens_are_the_default_and_differ(run_genkit: Callable[..., Any], tmp_
     assert drawn.shape == (16, 64, 64, 3)
     apart = np.abs(drawn[:, None] - drawn[None]).mean((2, 3, 4))  # (N, N)
     assert apart[~np.eye(16, dtype=bool)].min() > 10
+
+
+def test_fruits_are_drawn_by_name(run_genkit: Callable[..., Any], tmp_path: Path) -> None:
+    done = run_genkit("image", "-m", "fruits", "--class", "Cherry_Wax_Black=4,Apple_Golden_1=4", "--format", "npz")
+    assert done.code == 0
+    with np.load(tmp_path / done.text.strip()) as held:
+        images, labels = held["images"].astype(float), held["labels"]
+    assert len(set(labels.tolist())) == 2
+    dark, yellow = (images[labels == label, 24:40, 24:40].mean((0, 1, 2)) for label in (labels[0], labels[-1]))  # (3,)
+    assert dark.max() < 80
+    assert yellow[0] > yellow[2] + 60

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 import genkit.image.judge as judging
 from genkit.image.handed import is_handed
 from genkit.image.judge import FEWEST, IMAGES, Judge, affordable_images
+from genkit.image.metrics import sliced_wasserstein
 from genkit.image.modelconfig import DCGANConfig
 from genkit.image.models.dcgan import Generator
 from genkit.image.store import ImageStore
@@ -144,3 +145,12 @@ def test_a_short_budget_gets_fewer_images(runtime: Runtime, monkeypatch: pytest.
     found = [affordable_images(store, runtime, seconds) for seconds in (60.0, 600.0, 6000.0)]
     assert found == [FEWEST, 300, IMAGES]
     assert affordable_images(store, runtime, None) == IMAGES
+
+
+def test_the_floor_of_ordered_classes_is_that_of_mixed_halves(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judging, "available", lambda: False)
+    dark, light = scenes(60, 0) // 4, 255 - scenes(60, 1) // 4
+    ordered = Judge(store_of(np.concatenate([dark, light])), runtime, images=120, flip=False)
+    assert ordered.floor < 0.2 * sliced_wasserstein(dark, light)
