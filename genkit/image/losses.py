@@ -72,8 +72,8 @@ def hinge_generator(real: Tensor, fake: Tensor) -> Tensor:
 
 LOSSES: dict[str, GANLoss] = {
     "bce": GANLoss(bce_discriminator, bce_generator, bce_turn),
-    "relativistic": GANLoss(relativistic_discriminator, relativistic_generator, relativistic_turn),
     "hinge": GANLoss(hinge_discriminator, hinge_generator),
+    "relativistic": GANLoss(relativistic_discriminator, relativistic_generator, relativistic_turn),
 }
 
 

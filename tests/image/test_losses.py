@@ -16,7 +16,25 @@ from genkit.image.models.dcgan import Discriminator
 
 def test_every_loss_can_be_chosen() -> None:
     choices = GANTrainConfig.__dataclass_fields__["loss"].metadata["option"].choices
-    assert tuple(LOSSES) == choices
+    assert ("auto", *LOSSES) == choices
+
+
+def test_relativistic_losses_compare_pairs() -> None:
+    real, fake = torch.tensor([2.0, -1.0]), torch.tensor([0.5, -3.0])
+    loss = LOSSES["relativistic"]
+    apart = torch.tensor([1.5, 2.0])
+    torch.testing.assert_close(loss.discriminator(real, fake), torch.log1p(torch.exp(-apart)).mean())
+    torch.testing.assert_close(loss.generator(real, fake), torch.log1p(torch.exp(apart)).mean())
+
+
+@pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.turn is not None])
+def test_the_turn_is_the_ratio_of_the_slopes(name: str) -> None:
+    loss = LOSSES[name]
+    assert loss.turn is not None
+    real, fake = torch.tensor([2.0, -1.0, 0.3]), torch.tensor([0.5, -3.0, 4.0], requires_grad=True)
+    (of_d,) = torch.autograd.grad(loss.discriminator(real, fake), fake)
+    (of_g,) = torch.autograd.grad(loss.generator(real, fake), fake)
+    torch.testing.assert_close(loss.turn(real, fake.detach()), of_g / of_d)
 
 
 def test_bce_is_the_binary_cross_entropy_of_the_example() -> None:
