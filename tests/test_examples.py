@@ -105,6 +105,16 @@ def test_train_kittens(tmp_path: Path, shell: dict[str, str]) -> None:
     assert "David Revoy" in record["data"]["license"]
 
 
+def test_train_fruits(tmp_path: Path, shell: dict[str, str]) -> None:
+    for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), dtype=np.uint8)):
+        folder = tmp_path / "images" / ("apple", "cherry")[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    small = {"FILTERS": "4", "BUDGET": "5s"}
+    run(["bash", str(EXAMPLES / "train_fruits.sh"), "images", "fruits"], shell | small, tmp_path)
+    assert json.loads((tmp_path / "fruits/config.json").read_text())["classes"] == ["apple", "cherry"]
+
+
 def test_train_story(tmp_path: Path, shell: dict[str, str]) -> None:
     def documents(source: str) -> list[str]:
         return [f"{STORY * 8}Number {i} of the {source}." for i in range(30)]
