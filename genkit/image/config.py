@@ -202,7 +202,7 @@ class GANTrainConfig(Config):
     lr: float = option(0.0, "Learning rate of the generator; 0: by --arch.", min=0, max=1, section=_OPTIMISATION)
     d_lr: float | None = option(
         None,
-        "Learning rate of the discriminator; default: --lr with dcgan, twice as much with plus.",
+        "Learning rate of the discriminator; default: --lr.",
         above=0,
         max=1,
         section=_OPTIMISATION,

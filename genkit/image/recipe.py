@@ -24,7 +24,7 @@ from genkit.training.speed import matmul_rate
 # the settings that `settle` fills in, and what leaves them open
 LEFT_OPEN: dict[str, Any] = {
     "nz": 0, "ngf": 0, "ndf": 0, "d_norm": "auto", "loss": "auto", "regularizer": "auto", "gamma": None,
-    "reg_interval": 0, "augment": "auto", "batch_size": 0, "lr": 0.0, "d_lr": None, "beta1": None, "beta2": None,
+    "reg_interval": 0, "augment": "auto", "batch_size": 0, "lr": 0.0, "beta1": None, "beta2": None,
     "schedule": "auto", "channels": None, "flip": None,
 }  # fmt: skip
 _OF_LAYOUT: dict[str, dict[str, Any]] = {
@@ -36,10 +36,9 @@ _OF_LAYOUT: dict[str, dict[str, Any]] = {
     },
     "plus": {
         "nz": 128, "loss": "bce", "regularizer": "none", "gamma": 1.0, "reg_interval": 16, "batch_size": 32,
-        "lr": 4e-4, "beta1": 0.0, "beta2": 0.9, "schedule": "linear",
+        "lr": 1.6e-3, "beta1": 0.0, "beta2": 0.9, "schedule": "linear",
     },
 }  # fmt: skip
-_D_LR = {"dcgan": 1.0, "plus": 2.0}  # times that of the generator, which else draws less and less varied pictures
 WIDTHS = (16, 24, 32, 48, 64, 96, 128)
 IMAGES = 300_000  # that a budget must show, or a narrower network learns more in it
 _EFFICIENCY = 0.45  # share of the matmul rate that a training step reaches
@@ -59,8 +58,6 @@ def settle(config: GANTrainConfig, report: ImageReport, runtime: Runtime) -> GAN
     config = settled(config, report)  # what the images say
     found = _OF_LAYOUT[config.arch]
     config = config.replace(**{n: value for n, value in found.items() if getattr(config, n) == LEFT_OPEN[n]})
-    if config.d_lr is None:
-        config = config.replace(d_lr=min(1.0, config.lr * _D_LR[config.arch]))
     if not (config.ngf and config.ndf):
         rate = matmul_rate(runtime) * _EFFICIENCY * runtime.ranks.world_size  # FLOP a second
         width = auto_width(config, report.classes, rate)
