@@ -201,11 +201,7 @@ class GANTrainConfig(Config):
     batch_size: int = option(0, "Real images a step; 0: by --arch.", min=0, max=1 << 16, section=_OPTIMISATION)
     lr: float = option(0.0, "Learning rate of the generator; 0: by --arch.", min=0, max=1, section=_OPTIMISATION)
     d_lr: float | None = option(
-        None,
-        "Learning rate of the discriminator; default: --lr.",
-        above=0,
-        max=1,
-        section=_OPTIMISATION,
+        None, "Learning rate of the discriminator; default: --lr.", above=0, max=1, section=_OPTIMISATION
     )
     beta1: float | None = option(
         None, "Adam's first-moment decay; default: by --arch.", min=0, below=1, section=_OPTIMISATION
