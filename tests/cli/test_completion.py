@@ -81,7 +81,7 @@ def test_models_are_the_bundled_ones_and_the_runs(complete: Run, tmp_path: Path)
     (tmp_path / "runs/mine/config.json").write_text("{}")
     (tmp_path / "runs/not-yet").mkdir()
     for line in ("genkit text -m ", "genkit eval ", "genkit info ", "genkit export ", "genkit train-text --init-from "):
-        assert complete(line) == [("plain", "kittens"), ("plain", "story"), ("plain", "runs/mine")], line
+        assert complete(line) == [("plain", "fruits"), ("plain", "kittens"), ("plain", "story"), ("plain", "runs/mine")], line
     assert complete("genkit image --model=k") == [("plain", "kittens")]
 
 
