@@ -94,8 +94,8 @@ def test_two_processes_give_the_weights_of_one(told_by_ranks: Ranks, pictures: P
         one, two = pictures / f"alone-{name}", pictures / name
         assert len(losses(two)) == STEPS
         np.testing.assert_allclose(losses(two), losses(one), rtol=1e-5, atol=1e-6)
-        assert distance(one, two, "generator") < 1e-6
-        assert distance(one, two, "average") < 1e-6
+        assert distance(one, two, "generator") < 1e-5
+        assert distance(one, two, "average") < 1e-5
         # Adam without a first moment takes whole steps along gradients that are all but 0: rounding decides their sign
         assert distance(one, two, "discriminator") < 1e-4
 
