@@ -72,6 +72,14 @@ class Terminated(GenkitError):
     exit_code = 143
 
 
+class TerminateSignal(KeyboardInterrupt):
+    """SIGTERM where the program stands; at the boundary it becomes `Terminated`.
+
+    Not an Exception, as KeyboardInterrupt is none: libraries tidy up differently after an
+    exception of their own, and `threading` then forgets a thread that it has started.
+    """
+
+
 EXIT_CLOSED_PIPE = 141
 TELLS, TOLD = "this rank of the torchrun job tells the user", "another rank of the torchrun job tells the user"
 """Notes on an error that ends several ranks."""

@@ -18,7 +18,7 @@ from genkit.cli.sampling import open_model, weights_hash
 from genkit.cli.sinks import Sink, open_sink
 from genkit.cli.terminal import Terminal, random_seed, write
 from genkit.config import Option
-from genkit.errors import GenkitError, Interrupted, PartialError, Terminated, UsageError
+from genkit.errors import GenkitError, Interrupted, PartialError, Terminated, TerminateSignal, UsageError
 
 if TYPE_CHECKING:
     from genkit.pipeline import TextPipeline
@@ -131,7 +131,7 @@ def run_batch(
             for result in InOrder(pipeline, tasks, ctx.params["parallel"]).results():
                 sink.put(result)
                 report.add(result)
-        except (KeyboardInterrupt, Terminated) as error:
+        except KeyboardInterrupt as error:
             raise _stopped(error, sink, report.lines) from None
         sink.finish()
         report.finish()
@@ -170,9 +170,9 @@ def _form(asked: str, source: str, lines: Lines) -> Form:
     return guess_form(lines.wait())
 
 
-def _stopped(error: BaseException, sink: Sink, lines: int) -> GenkitError:
+def _stopped(error: KeyboardInterrupt, sink: Sink, lines: int) -> GenkitError:
     """What an interrupt or a termination says: how much is kept, and how to go on."""
-    kind = Terminated if isinstance(error, Terminated) else Interrupted
+    kind = Terminated if isinstance(error, TerminateSignal) else Interrupted
     word = "terminated" if kind is Terminated else "interrupted"
     if sink.part is None:
         return kind(word)

@@ -25,6 +25,7 @@ from genkit.errors import (
     OutputError,
     ResourceError,
     Terminated,
+    TerminateSignal,
     UsageError,
 )
 
@@ -82,6 +83,8 @@ def as_genkit(error: BaseException) -> GenkitError:
         )
     if isinstance(error, click.ClickException):
         return UsageError(error.format_message().rstrip("."), _help_hint(error))
+    if isinstance(error, TerminateSignal):
+        return Terminated("terminated")
     if isinstance(error, KeyboardInterrupt | click.Abort):
         return Interrupted("interrupted")
     if isinstance(error, MemoryError):
@@ -134,4 +137,4 @@ def _silence(*streams: IO[str] | None) -> None:
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    raise Terminated("terminated")
+    raise TerminateSignal

@@ -18,7 +18,16 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from genkit import errors
-from genkit.errors import TELLS, TOLD, GenkitError, Interrupted, ResourceError, UsageError
+from genkit.errors import (
+    TELLS,
+    TOLD,
+    GenkitError,
+    Interrupted,
+    ResourceError,
+    Terminated,
+    TerminateSignal,
+    UsageError,
+)
 
 _FAILED = "genkit/failures"  # key in the store that all ranks share
 _COURTESY = 1.0  # seconds
@@ -167,7 +176,7 @@ def _understood(error: BaseException) -> BaseException:
 
 def _encoded(error: BaseException) -> bytes:
     if isinstance(error, KeyboardInterrupt):
-        error = Interrupted("interrupted")
+        error = Terminated("terminated") if isinstance(error, TerminateSignal) else Interrupted("interrupted")
     if not isinstance(error, GenkitError):
         error = GenkitError(f"internal: {type(error).__name__}: {error}")
     return json.dumps([type(error).__name__, error.message, error.hint]).encode()

@@ -43,6 +43,7 @@ def raising(error: BaseException) -> Callable[[], None]:
         (errors.Interrupted("m"), 130),
         (errors.Terminated("m"), 143),
         (KeyboardInterrupt(), 130),
+        (errors.TerminateSignal(), 143),
         (MemoryError(), 5),
         (OSError(errno.ENOSPC, "No space left on device"), 4),
         (ZeroDivisionError("division by zero"), 1),

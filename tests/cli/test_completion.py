@@ -80,8 +80,9 @@ def test_models_are_the_bundled_ones_and_the_runs(complete: Run, tmp_path: Path)
     (tmp_path / "runs/mine").mkdir(parents=True)
     (tmp_path / "runs/mine/config.json").write_text("{}")
     (tmp_path / "runs/not-yet").mkdir()
+    known = [("plain", name) for name in ("fruits", "kittens", "story", "runs/mine")]
     for line in ("genkit text -m ", "genkit eval ", "genkit info ", "genkit export ", "genkit train-text --init-from "):
-        assert complete(line) == [("plain", "fruits"), ("plain", "kittens"), ("plain", "story"), ("plain", "runs/mine")], line
+        assert complete(line) == known, line
     assert complete("genkit image --model=k") == [("plain", "kittens")]
 
 
