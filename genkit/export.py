@@ -46,7 +46,7 @@ class Format:
 
 
 FORMATS = {
-    "gguf": Format("text", ("fp32", "fp16", "int8")),
+    "gguf": Format("text", ("fp32", "fp16", "int8", "int4")),
     "onnx": Format("image", ("fp32",)),
     "hf": Format("text", ("fp32", "fp16", "bf16")),
 }

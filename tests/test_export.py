@@ -98,7 +98,7 @@ def test_a_number_too_large_for_fp16_is_refused(tiny_text: Path, tmp_path: Path)
     export(source, tmp_path / "out", "hf", "bf16")
 
 
-@pytest.mark.parametrize(("precision", "kind"), [("fp32", "F32"), ("fp16", "F16"), ("int8", "Q8_0")])
+@pytest.mark.parametrize(("precision", "kind"), [("fp32", "F32"), ("fp16", "F16"), ("int8", "Q8_0"), ("int4", "Q8_0")])
 def test_gguf_is_what_the_gguf_package_reads(tiny_text: Path, tmp_path: Path, precision: str, kind: str) -> None:
     gguf = pytest.importorskip("gguf")
     export(tiny_text, tmp_path / "out.gguf", "gguf", precision)
@@ -107,7 +107,8 @@ def test_gguf_is_what_the_gguf_package_reads(tiny_text: Path, tmp_path: Path, pr
     assert found.tensor_type.name == kind
     values = gguf.quants.dequantize(found.data, found.tensor_type)
     expected = load_tensors(tiny_text / "model.safetensors")["model.embed_tokens.weight"].numpy()
-    tolerance = {"fp32": 0, "fp16": 1e-3, "int8": np.abs(expected).max() / 127}[precision]
+    step = np.abs(expected).max() / 127
+    tolerance = {"fp32": 0, "fp16": 1e-3, "int8": step, "int4": step}[precision]
     assert np.abs(values - expected).max() <= tolerance
     assert leftovers(tmp_path) == []
 
@@ -143,7 +144,7 @@ def test_onnx_stands_alone(tiny_image: Path, tmp_path: Path) -> None:
         ("tiny_text", "onnx", None, r"onnx does not hold text models \(use --to gguf or hf\)"),
         ("tiny_image", "gguf", None, r"gguf does not hold image models \(use --to onnx\)"),
         ("tiny_image", "hf", "fp32", r"hf does not hold image models"),
-        ("tiny_text", "gguf", "bf16", r"gguf is not written in bf16 \(use --precision fp32 or fp16 or int8\)"),
+        ("tiny_text", "gguf", "bf16", r"gguf is not written in bf16 \(use --precision fp32 or fp16 or int8 or int4\)"),
         ("tiny_text", "hf", "int8", r"hf is not written in int8"),
         ("tiny_image", "onnx", "fp16", r"onnx is not written in fp16 \(use --precision fp32\)"),
     ],

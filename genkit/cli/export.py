@@ -14,7 +14,7 @@ from genkit.cli.terminal import Terminal, write, write_json
 from genkit.errors import UsageError
 
 FORMATS = ("gguf", "onnx", "hf")
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4")
 
 EXAMPLES = """
 genkit export story --to gguf --precision int8 --out story.gguf
@@ -41,7 +41,7 @@ genkit export run/adapter --to gguf --out tuned.gguf
     section="Output",
     type=click.Choice(PRECISIONS),
     metavar="|".join(PRECISIONS),
-    help="Of the weights. Default: fp32. int8 is gguf's Q8_0.",
+    help="Of the weights. Default: fp32. int8 is gguf's Q8_0, int4 its Q4_0.",
 )
 @option(
     "--base", section="Output", metavar="MODEL", help="Merge an adapter with this model. Default: the one it names."

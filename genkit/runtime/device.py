@@ -22,7 +22,7 @@ from genkit.errors import ResourceError, UsageError
 Task = Literal["text", "image", "train-text", "train-gan", "eval"]
 
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps", "xpu", "xpu:N")
-PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16", "int8")
+PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16", "int8", "int4")
 ENGINES: dict[Task, tuple[str, ...]] = {
     "text": ("auto", "torch", "llamacpp"),
     "image": ("auto", "torch", "onnx"),
@@ -32,7 +32,7 @@ ENGINES: dict[Task, tuple[str, ...]] = {
 }
 # the engines for a CPU: the package each needs, and its precisions, the one for auto first
 _NATIVE = {
-    "llamacpp": ("xllamacpp", ("fp32", "fp16", "int8")),
+    "llamacpp": ("xllamacpp", ("fp32", "fp16", "int8", "int4")),
     "onnx": ("onnxruntime", ("fp32",)),
 }
 TF32_SINCE = BF16_SINCE = (8, 0)  # compute capability of Ampere

@@ -143,7 +143,7 @@ def test_a_malformed_device_is_a_usage_error(text: str) -> None:
 def test_an_unknown_precision_or_engine_is_a_usage_error() -> None:
     with pytest.raises(UsageError) as caught:
         resolve(precision="fp64", task="text", hardware=MACHINES["laptop"])
-    assert str(caught.value) == "--precision 'fp64' is not a precision (use auto, fp32, tf32, bf16, fp16 or int8)"
+    assert str(caught.value) == "--precision 'fp64' is not a precision (use auto, fp32, tf32, bf16, fp16, int8 or int4)"
     for task, engine, offered in (
         ("text", "onnx", "auto, torch or llamacpp"),
         ("image", "llamacpp", "auto, torch or onnx"),
@@ -168,6 +168,7 @@ NATIVE = [
     ("text", "auto", "auto", "auto", "cpu", "fp32", "llamacpp"),
     ("text", "cpu", "fp32", "auto", "cpu", "fp32", "llamacpp"),
     ("text", "cpu", "int8", "llamacpp", "cpu", "int8", "llamacpp"),
+    ("text", "cpu", "int4", "auto", "cpu", "int4", "llamacpp"),
     ("text", "cpu", "bf16", "auto", "cpu", "bf16", "torch"),
     ("text", "cpu", "auto", "torch", "cpu", "fp32", "torch"),
     ("image", "auto", "auto", "auto", "cpu", "fp32", "onnx"),
@@ -199,12 +200,12 @@ def test_a_gpu_goes_before_the_engines_for_a_cpu(task: Any) -> None:
         ("text", "cuda", "auto", "llamacpp", "full",
          "--engine llamacpp does not run on cuda (use --device cpu, or --engine torch)"),
         ("text", "auto", "bf16", "llamacpp", "full",
-         "--precision bf16 does not work with --engine llamacpp (use fp32, fp16 or int8)"),
+         "--precision bf16 does not work with --engine llamacpp (use fp32, fp16, int8 or int4)"),
         ("image", "auto", "int8", "onnx", "full", "--precision int8 does not work with --engine onnx (use fp32)"),
         ("image", "auto", "int8", "auto", "full",
          f"--precision int8 does not work on cpu: {FLOATS} (use fp32 or bf16)"),
         ("text", "auto", "tf32", "auto", "full",
-         f"--precision tf32 does not work on cpu: {AMPERE} (use fp32, bf16, fp16 or int8)"),
+         f"--precision tf32 does not work on cpu: {AMPERE} (use fp32, bf16, fp16, int8 or int4)"),
         ("text", "auto", "auto", "llamacpp", "laptop",
          "--engine llamacpp is not installed (pip install xllamacpp, or use --engine torch)"),
     ],

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 FORMAT = 2  # of the views; a change makes all anew
-PRECISIONS = {"fp32": "F32", "fp16": "F16", "int8": "Q8_0"}
+PRECISIONS = {"fp32": "F32", "fp16": "F16", "int8": "Q8_0", "int4": "Q4_0"}
 
 # transformers -> GGUF; a name inside a block follows "blk.{i}."
 _NAMES = {
@@ -41,7 +41,8 @@ _NAMES = {
 }  # fmt: skip
 _BLOCK = re.compile(r"(?:model\.layers|transformer\.h)\.(\d+)\.(.+)")
 _BUFFERS = re.compile(r"\.attn\.(bias|masked_bias)$|rotary_emb\.inv_freq$")  # older releases stored them
-_ROW = 32  # elements in a block of Q8_0
+_ROW = 32  # elements in a block of Q8_0 and of Q4_0
+_OUTER = ("token_embd.weight", "output.weight")  # in 4 bits they would cost more than they save
 
 
 def gguf_view(folder: Path, precision: str) -> Path:
@@ -89,6 +90,7 @@ def _write(folder: Path, path: Path, precision: str, vocabulary: Vocabulary) -> 
             "fp32": gguf.LlamaFileType.ALL_F32,
             "fp16": gguf.LlamaFileType.MOSTLY_F16,
             "int8": gguf.LlamaFileType.MOSTLY_Q8_0,
+            "int4": gguf.LlamaFileType.MOSTLY_Q4_0,
         }[precision]
     )
     _add_shape(writer, config)
@@ -211,8 +213,9 @@ def _encode(name: str, array: np.ndarray, precision: str) -> tuple[np.ndarray, g
 
     if precision == "fp32" or array.ndim == 1 or name == "position_embd.weight":
         return array, gguf.GGMLQuantizationType.F32
-    if precision == "int8" and array.shape[1] % _ROW == 0:
-        kind = gguf.GGMLQuantizationType.Q8_0
+    if precision in ("int8", "int4") and array.shape[1] % _ROW == 0:
+        precision = "int8" if name in _OUTER else precision
+        kind = gguf.GGMLQuantizationType[PRECISIONS[precision]]
         return gguf.quants.quantize(array, kind), kind
     if np.abs(array).max() > np.finfo(np.float16).max:
         return array, gguf.GGMLQuantizationType.F32

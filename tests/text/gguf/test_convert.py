@@ -115,14 +115,14 @@ def test_an_exported_model_goes_on_as_genkit_does(arch: str, kind: str, tmp_path
             assert answer["choices"][0]["text"] == reference.complete(prompt, config)[0], prompt
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
 def test_the_export_and_the_engine_s_own_file_hold_the_same_numbers(precision: str, tmp_path: Path) -> None:
     import gguf
 
     save(tmp_path / "m", "llama", train_bpe([TEXT * 9], 300))
     write_gguf(tmp_path / "m", tmp_path / "m.gguf", precision)
     kinds = {kind for shape, kind in check_gguf(tmp_path / "m.gguf").tensors.values() if len(shape) == 2}
-    assert kinds == {"fp16": {"F16"}, "int8": {"Q8_0"}}[precision]
+    assert kinds == {"fp16": {"F16"}, "int8": {"Q8_0"}, "int4": {"Q4_0", "Q8_0"}}[precision]
     ours, theirs = (
         gguf.GGUFReader(path).tensors for path in (gguf_view(tmp_path / "m", precision), tmp_path / "m.gguf")
     )
