@@ -36,7 +36,7 @@ def batch_options(function: Any) -> Any:
             section="Batch",
             type=Value(int, Option(help="", min=1, max=1024), "--parallel"),
             metavar="INT",
-            help="Continuations at a time. Default: 64; in int8 16; in int4, and in fp16, where they change one another, 1.",
+            help="Continuations at a time. Default: 64, in int8 16, in int4 and fp16 1.",
         ),
         option(
             "--shard",
