@@ -153,6 +153,15 @@ class Tokenizer:
             self._model.encode_special_tokens = True
         return [(encoding.ids, encoding.offsets) for encoding in encodings]
 
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids of `text`, and from which to which character each one goes; errors as `encode`."""
+        try:
+            with _rust_errors("the tokenizer cannot encode the text"):
+                encoding = self._model.encode(text, add_special_tokens=False)
+        except TypeError as error:
+            raise InputError("the text is not valid Unicode: it holds half a surrogate pair", "use UTF-8") from error
+        return encoding.ids, encoding.offsets
+
     @property
     def specials(self) -> list[str]:
         """The names of all special tokens."""

@@ -1,0 +1,1 @@
+"""What goes on inside a text model: probabilities, attention, and what an answer rests on."""
