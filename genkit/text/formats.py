@@ -116,7 +116,7 @@ def _decoded(source: Source) -> Iterator[str]:
         data = source.stream.read(_CHUNK)
 
 
-def _lines(source: Source) -> Iterator[str]:
+def lines(source: Source) -> Iterator[str]:
     """Lines with their `\\n`, each of bounded length."""
     rest: list[str] = []
     size, number = 0, 1
@@ -159,7 +159,7 @@ def read_text(source: Source) -> Iterator[Part]:
 
 
 def _read_jsonl(source: Source) -> Iterator[Part]:
-    for number, line in enumerate(_lines(source), start=1):
+    for number, line in enumerate(lines(source), start=1):
         if not line.isspace():
             where = f"{source.path}, line {number}"
             yield from _document(_parse(line, where), where, source)
@@ -183,7 +183,7 @@ def _read_json(source: Source) -> Iterator[Part]:
 
 def _read_csv(source: Source, delimiter: str) -> Iterator[Part]:
     csv.field_size_limit(_MAX_RECORD)
-    rows = csv.DictReader(_lines(source), delimiter=delimiter)
+    rows = csv.DictReader(lines(source), delimiter=delimiter)
     try:
         for row in rows:
             yield from _document(row, f"{source.path}, line {rows.line_num}", source)
