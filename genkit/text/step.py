@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from genkit.runtime.manager import Runtime, derive_seed, is_out_of_memory
@@ -27,7 +27,7 @@ def training_batch(config: TextTrainConfig, model: GPT, corpus: Corpus, step: in
 
 
 def train_step(
-    model: GPT,
+    model: nn.Module,
     compute_loss: Loss,
     optimizers: Mapping[str, Optimizer],
     x: Tensor,

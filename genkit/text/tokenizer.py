@@ -140,6 +140,11 @@ class Tokenizer:
             raise InputError("the text is not valid Unicode: it holds half a surrogate pair", "use UTF-8") from error
         return [encoding.ids for encoding in encodings]
 
+    def encode_framed(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text with the special tokens that the tokenizer puts around one, if it does."""
+        with _rust_errors("the tokenizer cannot encode the text"):
+            return [encoding.ids for encoding in self._model.encode_batch_fast(texts, add_special_tokens=True)]
+
     def encode_rendered(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
         """Token ids of text that a chat template wrote, and which characters each one stands for.
 
