@@ -6,7 +6,7 @@ import csv
 import json
 import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,9 @@ SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 _LONGEST = 64 << 20  # characters of a field
 
 
+Naming = Callable[[Sequence[str]], Sequence[str] | None]
+
+
 class Record(NamedTuple):
     """One record; `where` is its file and line, for messages."""
 
@@ -24,7 +27,7 @@ class Record(NamedTuple):
     where: str
 
 
-def read_records(path: str | Path, errors: str = "strict") -> Iterator[Record]:
+def read_records(path: str | Path, errors: str = "strict", naming: Naming = lambda first: None) -> Iterator[Record]:
     """The records of a file, one after the other; blank lines are passed over.
 
     In .tsv files quotes are letters like any other, as the field's data sets have it; .csv
@@ -32,6 +35,8 @@ def read_records(path: str | Path, errors: str = "strict") -> Iterator[Record]:
 
     Args:
         errors: "strict" refuses bytes that are not UTF-8; "replace" reads U+FFFD.
+        naming: of the first line of a .tsv file, names for the columns if the line is a
+            record itself, and None if it names them.
 
     Raises:
         InputError: no such file, of another kind, broken, or a line that is no record;
@@ -48,7 +53,7 @@ def read_records(path: str | Path, errors: str = "strict") -> Iterator[Record]:
         with open(path, "rb") as raw:
             stream = OPENERS[compression](raw) if compression else raw
             source = Source(path, stream, "", errors)
-            yield from _table(source, kind) if kind in (".csv", ".tsv") else _json(source, kind)
+            yield from _table(source, kind, naming) if kind in (".csv", ".tsv") else _json(source, kind)
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path} cannot be read: {reason}", "check that the file is whole") from error
@@ -84,16 +89,19 @@ def _record(value: Any, where: str) -> Record:
     return Record(value, where)
 
 
-def _table(source: Source, kind: str) -> Iterator[Record]:
+def _table(source: Source, kind: str, naming: Naming) -> Iterator[Record]:
     csv.field_size_limit(_LONGEST)
     tabs = kind == ".tsv"
     rows = csv.reader(
         lines(source), delimiter="\t" if tabs else ",", quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
     )
     try:
-        header = next(rows, None)
+        header: Sequence[str] | None = next(rows, None)
         if header is None:
             return
+        if tabs and (names := naming(header)) is not None:
+            yield Record(dict(zip(names, header, strict=True)), f"{source.path}:1")
+            header = names
         line = rows.line_num
         for row in rows:
             where = f"{source.path}:{line + 1}"
