@@ -39,6 +39,7 @@ COMMANDS = {
     "train-text": Entry("Train", "train_text", "Train a GPT on text files."),
     "train-gan": Entry("Train", "image", "Train a GAN on a folder of images."),
     "eval": Entry("Models", "evaluate", "Measure a text model: loss, perplexity, bits per byte."),
+    "explain": Entry("Models", "explain", "Look inside a model: probabilities, attention, attribution, directions."),
     "info": Entry("Models", "info", "Say what a model, or what genkit made, is."),
     "models": Entry("Models", "models", "List the models there are."),
     "export": Entry("Models", "export", "Write a model as gguf, onnx or a Hugging Face folder."),

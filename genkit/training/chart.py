@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 from genkit.training.curves import Curve, Curves, Points, tick_label, ticks
+from genkit.training.pen import FINE, GREY, Pen, png, sheet
 
 WIDTH, HEIGHT = 900, 520
-_FINE = 2  # drawn larger and scaled down: smooth lines
-_INK, _GREY, _GRID, _PAPER = "#222222", "#6b6b6b", "#e6e6e6", "#ffffff"
+_GRID = "#e6e6e6"
 _COLORS = (("#1f6fb5", "#c3d9ee"), ("#d9571c", "#f6d3c2"))  # of a line and of its points; told apart by all eyes
 _LEFT, _RIGHT, _TOP, _BOTTOM, _STRIP, _GAP = 64, 24, 76, 48, 52, 18
 _PANEL, _TITLE = 96, 34  # of a measured quantity: its height, and the room for its title
@@ -26,8 +24,8 @@ def draw(curves: Curves, title: str) -> bytes:
         title: the run's name.
     """
     height = HEIGHT + len(curves.measures) * (_TITLE + _PANEL)
-    image = Image.new("RGB", (WIDTH * _FINE, height * _FINE), _PAPER)
-    pen = _Pen(image)
+    image = sheet(WIDTH, height)
+    pen = Pen(image)
     strip = _STRIP + _GAP if curves.rate else 0
     box = (_LEFT, _TOP, WIDTH - _RIGHT, HEIGHT - _BOTTOM - strip)
     _heading(pen, curves, title)
@@ -40,43 +38,20 @@ def draw(curves: Curves, title: str) -> bytes:
         bottom = below[3]
     if curves.rate is not None:
         below = (box[0], bottom + _GAP, box[2], bottom + _GAP + _STRIP)
-        _panel(pen, below, curves.end, (-0.04, 1.08), (curves.rate,), most=2, colors=((_GREY, _GREY),))
+        _panel(pen, below, curves.end, (-0.04, 1.08), (curves.rate,), most=2, colors=((GREY, GREY),))
     for value in ticks(0, curves.end, 9):
         pen.text(
             _LEFT + value / curves.end * (box[2] - _LEFT), height - _BOTTOM + 7, tick_label(value), 13, anchor="ma"
         )
-    pen.text((_LEFT + box[2]) / 2, height - 8, curves.unit, 13, color=_GREY, anchor="md")
-    small = image.resize((WIDTH, height), Image.Resampling.BOX)
-    data = io.BytesIO()
-    small.quantize(128, dither=Image.Dither.NONE).save(data, "png", optimize=True)
-    return data.getvalue()
+    pen.text((_LEFT + box[2]) / 2, height - 8, curves.unit, 13, color=GREY, anchor="md")
+    return png(image, 128)
 
 
-class _Pen:
-    """Draws in the coordinates of the finished picture."""
-
-    def __init__(self, image: Image.Image) -> None:
-        self.image, self._draw = image, ImageDraw.Draw(image)
-
-    def text(self, x: float, y: float, text: str, size: int, *, color: str = _INK, anchor: str = "la") -> float:
-        """Write `text`; returns its width."""
-        font = ImageFont.load_default(size * _FINE)
-        self._draw.text((x * _FINE, y * _FINE), text, fill=color, font=font, anchor=anchor)
-        return self._draw.textlength(text, font=font) / _FINE
-
-    def line(self, points: list[tuple[float, float]], color: str, width: float) -> None:
-        fine = [(x * _FINE, y * _FINE) for x, y in points]
-        self._draw.line(fine, fill=color, width=round(width * _FINE), joint="curve")
-
-    def dot(self, x: float, y: float, radius: float, color: str) -> None:
-        self._draw.circle((x * _FINE, y * _FINE), radius * _FINE, fill=color)
-
-
-def _heading(pen: _Pen, curves: Curves, title: str) -> None:
+def _heading(pen: Pen, curves: Curves, title: str) -> None:
     """The title, how far the run is, and a legend with the last values."""
     seen = "" if curves.unit == "steps" else f"{tick_label(float(f'{curves.end:.3g}'))} {curves.unit}, "
     pen.text(_LEFT, 14, title, 19)
-    pen.text(WIDTH - _RIGHT, 18, f"{seen}{curves.steps:,} steps", 13, color=_GREY, anchor="ra")
+    pen.text(WIDTH - _RIGHT, 18, f"{seen}{curves.steps:,} steps", 13, color=GREY, anchor="ra")
     x = float(_LEFT)
     for curve, (color, _) in zip(curves.losses, _COLORS, strict=False):
         pen.line([(x, 55), (x + 22, 55)], color, 2.5)
@@ -84,7 +59,7 @@ def _heading(pen: _Pen, curves: Curves, title: str) -> None:
             pen.dot(x + 11, 55, _MARK, color)
         x += 29 + pen.text(x + 29, 48, _said(curve), 13) + 26
     if curves.rate is not None:
-        pen.line([(x, 55), (x + 22, 55)], _GREY, 2)
+        pen.line([(x, 55), (x + 22, 55)], GREY, 2)
         pen.text(x + 29, 48, "learning rate, share of its peak", 13)
 
 
@@ -95,7 +70,7 @@ def _said(curve: Curve) -> str:
 
 
 def _panel(
-    pen: _Pen,
+    pen: Pen,
     box: tuple[float, float, float, float],
     end: float,
     limits: tuple[float, float],
@@ -118,8 +93,8 @@ def _panel(
         across = left + value / end * (right - left)
         pen.line([(across, top), (across, bottom)], _GRID, 1)
 
-    corner = round(left * _FINE), round(top * _FINE)
-    inside = _Pen(pen.image.crop((*corner, round((right + _MARK + 1) * _FINE), round(bottom * _FINE))))
+    corner = round(left * FINE), round(top * FINE)
+    inside = Pen(pen.image.crop((*corner, round((right + _MARK + 1) * FINE), round(bottom * FINE))))
     placed = [(curve, _pixels(curve, box, end, limits), pair) for curve, pair in zip(curves, colors, strict=False)]
     for curve, (x, y, _), (_, faint) in placed:
         if curve.smoothed:
@@ -132,7 +107,7 @@ def _panel(
             for point in zip(x, line, strict=True):
                 inside.dot(*point, _MARK, color)
     pen.image.paste(inside.image, corner)
-    pen.line([(left, top), (left, bottom), (right, bottom)], _GREY, 1)
+    pen.line([(left, top), (left, bottom), (right, bottom)], GREY, 1)
 
 
 def _pixels(
