@@ -19,7 +19,7 @@ from typing import Literal
 
 from genkit.errors import ResourceError, UsageError
 
-Task = Literal["text", "image", "train-text", "train-gan", "eval"]
+Task = Literal["text", "image", "train-text", "train-gan", "train-classifier", "classify", "fill", "eval"]
 
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps", "xpu", "xpu:N")
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16", "int8", "int4")
@@ -28,6 +28,9 @@ ENGINES: dict[Task, tuple[str, ...]] = {
     "image": ("auto", "torch", "onnx"),
     "train-text": ("auto", "torch"),
     "train-gan": ("auto", "torch"),
+    "train-classifier": ("auto", "torch"),
+    "classify": ("auto", "torch"),
+    "fill": ("auto", "torch"),
     "eval": ("auto", "torch"),
 }
 # the engines for a CPU: the package each needs, and its precisions, the one for auto first
