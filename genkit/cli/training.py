@@ -1,4 +1,4 @@
-"""What `train-text` and `train-gan` share."""
+"""What `train-text`, `train-gan` and `train-classifier` share."""
 
 from __future__ import annotations
 
@@ -21,11 +21,15 @@ from genkit.errors import InputError, UsageError
 from genkit.files import read_json
 from genkit.runtime.device import PRECISIONS, resolve
 
-TrainTask = Literal["train-text", "train-gan"]
+TrainTask = Literal["train-text", "train-gan", "train-classifier"]
 
-_BUDGETS = ("budget", "steps", "tokens", "images")
-_MAKES = {"train-text": "text", "train-gan": "image"}
-_SAMPLER = {"train-text": "genkit text -m {} 'Once'", "train-gan": "genkit image -m {} --n 16 --out grid.png"}
+_BUDGETS = ("budget", "steps", "tokens", "images", "epochs")
+_MAKES = {"train-text": "text", "train-gan": "image", "train-classifier": "classifier"}
+_TRY = {
+    "train-text": "sample it: genkit text -m {} 'Once'",
+    "train-gan": "sample it: genkit image -m {} --n 16 --out grid.png",
+    "train-classifier": "try it: genkit classify -m {} 'some text'",
+}
 
 
 def training_options(function: Any) -> Any:
@@ -97,7 +101,7 @@ def run_training(ctx: click.Context, cls: type[Config], *, task: TrainTask) -> N
         write_json(facts)
     else:
         write(f"{report.out}\n")
-    terminal.note("sample it: " + _SAMPLER[task].format(shlex.quote(str(report.out))))
+    terminal.note(_TRY[task].format(shlex.quote(str(report.out))))
 
 
 def _check_ranks(dry_run: bool) -> None:
@@ -154,6 +158,11 @@ def _trainer(task: TrainTask) -> tuple[Any, Any]:
         from genkit.text.train import train_text
 
         return train_text, plan
+    if task == "train-classifier":
+        from genkit.text.classify.plan import plan as plan_classifier
+        from genkit.text.classify.train import train_classifier
+
+        return train_classifier, plan_classifier
     from genkit.image.plan import plan as plan_gan
     from genkit.image.train import train_gan
 
