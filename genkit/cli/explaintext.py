@@ -186,7 +186,7 @@ def _summary(subject: Subject, seen: Look, target: Target | None, found: Attribu
     if seen.labels:
         rows["labels"] = ", ".join(f"{subject.labels[c.id]} {c.probability:.4f}" for c in seen.labels)
     if target is not None and found is not None:
-        rows["target"] = f"{_quoted(target.name)}: its logit is {found.difference:+.3f} from what it is without the text"
+        rows["target"] = f"{_quoted(target.name)}: the text moves its logit by {found.difference:+.3f}"
     return "\n" + "".join(f"{name:<8}{value}\n" for name, value in rows.items())
 
 

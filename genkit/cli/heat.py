@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -14,7 +15,8 @@ from rich.text import Text
 from genkit.cli.terminal import is_terminal, one_line
 from genkit.text.explain.colors import ink, signed, web
 
-_PLAIN = 0.04  # less than this has no colour
+_DEEP = ("truecolor", "24bit")  # what COLORTERM says of a terminal with all colours
+_PLAIN = 0.1  # less than this has no colour
 BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -44,7 +46,8 @@ def style(shade: float) -> str:
 def heat(cells: Iterable[Cell], legend: Sequence[Cell] = ()) -> str:
     """Cells as lines for a terminal, with a row of bars below each where there are some."""
     width = os.get_terminal_size(sys.stdout.fileno()).columns if is_terminal(sys.stdout) else 80
-    console = Console(file=sys.stdout, force_terminal=True, highlight=False, width=width)
+    depth: Literal["truecolor", "256"] = "truecolor" if os.environ.get("COLORTERM") in _DEEP else "256"
+    console = Console(file=sys.stdout, force_terminal=True, highlight=False, width=width, color_system=depth)
     with console.capture() as captured:
         for row in _rows(cells, width):
             console.print(Text.assemble(*((_shown(cell.text), style(cell.shade)) for cell in row)), soft_wrap=True)

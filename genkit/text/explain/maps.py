@@ -16,7 +16,7 @@ from genkit.training.pen import FINE, GREY, Pen, png, sheet
 
 _TICKS = (0.0, 0.05, 0.25, 0.5, 1.0)
 _PALETTE = np.array([share(i / 255) for i in range(256)], np.uint8)
-_PANEL, _GAP, _MARGIN, _HEAD = 128, 12, 76, 84  # of an overview, in pixels
+_PANEL, _GAP, _MARGIN, _HEAD = 128, 12, 76, 96  # of an overview, in pixels
 _CELL, _LABEL, _ROOM = 18, 12, 150  # of a single map: a token's place, its letters, and the most room for them
 _EXPLAINED = "Row: a token. Column: what it attends to. A row adds up to 1."
 
@@ -122,7 +122,7 @@ def _single(maps: Maps, title: str) -> bytes:
     probe = Pen(sheet(1, 1))
     named = [_fitting(probe, name) for name in named]
     room = max(probe.width(name, _LABEL) for name in named) + 10
-    top = _HEAD - 20 + room
+    top = _HEAD - 16 + room
     image = sheet(room + max(side, 430) + 16, top + side + 16)
     pen = Pen(image)
     _headings(pen, title, 16)
