@@ -28,7 +28,7 @@ from genkit.training.loop import draw_curves, open_logs, reading, restore
 from genkit.training.meter import Cadence, Meter
 from genkit.training.optim import ema_decay, set_lr, update_ema
 from genkit.training.record import check_resumable, read_record
-from genkit.training.recovery import MOST, data_step, lr_factor, roll_back
+from genkit.training.recovery import COLLAPSED, MOST, NOT_FINITE, data_step, lr_factor, roll_back
 from genkit.training.rundir import BEST, RunDir
 from genkit.training.schedule import lr_scale
 from genkit.training.stop import StopSignal
@@ -158,11 +158,13 @@ def train_gan(
             save()  # what a run goes back to
             return True
 
-        def go_back(problem: str, remedy: str, *, up_to: int | None = None, most: int = MOST) -> None:
+        def go_back(
+            problem: str, remedy: str, *, cause: str = NOT_FINITE, up_to: int | None = None, most: int = MOST
+        ) -> None:
             """Restore the newest checkpoint, or one before; where that did not help, keep the best and stop."""
             at = state.step
             try:
-                roll_back(run, state, logger, problem=problem, remedy=remedy, up_to=up_to, most=most)
+                roll_back(run, state, logger, problem=problem, remedy=remedy, cause=cause, up_to=up_to, most=most)
             except TrainingStopped:
                 note()
                 if "best" in state.extra:
@@ -241,6 +243,7 @@ def train_gan(
                         go_back(
                             f"{alarms.broken} at step {state.step:,}",
                             remedy_of(config),
+                            cause=COLLAPSED,
                             up_to=state.extra["best"]["step"],
                             most=_MOST_COLLAPSES,
                         )

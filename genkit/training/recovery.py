@@ -7,7 +7,8 @@ from genkit.training.log import MetricLogger
 from genkit.training.rundir import RunDir
 from genkit.training.state import TrainState
 
-MOST = 3  # times a run; each halves the learning rate
+MOST = 3  # times a run and cause; each halves the learning rate
+NOT_FINITE, COLLAPSED = "not finite", "collapsed"  # causes
 _KEY = "recovery"
 
 
@@ -28,6 +29,7 @@ def roll_back(
     *,
     problem: str,
     remedy: str,
+    cause: str = NOT_FINITE,
     up_to: int | None = None,
     most: int = MOST,
 ) -> None:
@@ -38,16 +40,19 @@ def roll_back(
     Args:
         problem: what is wrong, and where.
         remedy: for the error.
+        cause: times are counted for each by itself.
         up_to: the latest step to go back to; default: the newest checkpoint.
 
     Raises:
-        TrainingStopped: it went back `most` times already; the last checkpoint is kept.
+        TrainingStopped: it went back `most` times for this cause already; the last checkpoint is kept.
     """
-    times = int(state.extra.get(_KEY, {}).get("times", 0)) + 1
+    held = state.extra.get(_KEY, {})
+    times = int(held.get("times", 0)) + 1
+    causes = {**held.get("causes", {}), cause: int(held.get("causes", {}).get(cause, 0)) + 1}
     bad = data_step(state)
-    if times > most:
+    if causes[cause] > most:
         back = f"{most} time{'s' * (most != 1)}"
         raise TrainingStopped(f"{problem}, after going back {back}; the last checkpoint is kept", remedy)
     state.restore(run.load_checkpoint(up_to))
-    state.extra[_KEY] = {"times": times, "passed_over": bad + 1 - state.step}
+    state.extra[_KEY] = {"times": times, "causes": causes, "passed_over": bad + 1 - state.step}
     logger.message(f"{problem}: back to step {state.step}, with the learning rate times {0.5**times:g}")
