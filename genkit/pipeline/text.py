@@ -19,6 +19,7 @@ from genkit.text.config import GenerationConfig, GPTConfig, parse_bias
 
 if TYPE_CHECKING:
     from genkit.runtime.device import Placement
+    from genkit.text.dialogue import ChatPrompt
     from genkit.text.engines import Bias, TextEngine, TokenRequest
     from genkit.text.tokenizer import Tokenizer
     from genkit.text.writing import Writer
@@ -31,10 +32,11 @@ class TextJob:
     """Continue `prompt` `config.n` times, the i-th from seed + i. An empty prompt starts a new text.
 
     Attributes:
+        prompt: text, or a conversation that waits for an answer.
         live: each token is wanted at once; else the engine may report a whole text at its end.
     """
 
-    prompt: str
+    prompt: str | ChatPrompt
     config: GenerationConfig
     seed: int = 0
     live: bool = True
@@ -169,7 +171,7 @@ class TextPipeline(Pipeline):
 
     def stream(
         self,
-        prompt: str,
+        prompt: str | ChatPrompt,
         config: GenerationConfig | None = None,
         *,
         seed: int = 0,
@@ -237,11 +239,22 @@ class TextPipeline(Pipeline):
     def _requests(self, job: TextJob) -> list[TokenRequest]:
         from genkit.text.engines import TokenRequest
 
-        config, bias, prompt = job.config, self._bias(job.config), self._encode(job.prompt)
+        config, bias, ends = job.config, self._bias(job.config), frozenset[int]()
+        if isinstance(job.prompt, str):
+            prompt = self._encode(job.prompt)
+        else:
+            prompt, ends = self._checked([*job.prompt.ids]), job.prompt.ends
+            config = config.replace(stop=(*config.stop, *job.prompt.stops))
         beams = config.num_beams > 1
         return [
             TokenRequest(
-                prompt, config, seed=job.seed + (0 if beams else i), rank=i if beams else 0, bias=bias, live=job.live
+                prompt,
+                config,
+                seed=job.seed + (0 if beams else i),
+                rank=i if beams else 0,
+                bias=bias,
+                live=job.live,
+                ends=ends,
             )
             for i in range(config.n)
         ]
@@ -249,9 +262,11 @@ class TextPipeline(Pipeline):
     def _encode(self, prompt: str) -> list[int] | str:
         if self.tokenizer is None:
             return prompt
+        return self._checked(self.tokenizer.encode(prompt) or [self.tokenizer.eos_id])
+
+    def _checked(self, ids: list[int]) -> list[int]:
         from genkit.text.engines import check_length
 
-        ids = self.tokenizer.encode(prompt) or [self.tokenizer.eos_id]
         check_length(len(ids), self._shape.block_size)
         return ids
 
@@ -299,7 +314,7 @@ class TextPipeline(Pipeline):
             for work in works:
                 for index, request in enumerate(work.requests):
                     decoder = self.tokenizer.stream_decoder() if self.tokenizer else None
-                    rows[started] = _Row(work.job, index, request, Writer(decoder, request.config.stop))
+                    rows[started] = _Row(work.job, index, request, Writer(decoder, request.config.stop, request.ends))
                     yield request
                     started += 1
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 
@@ -20,13 +20,15 @@ class Writer:
     Args:
         decoder: None for an engine that gives the text itself.
         stop: the continuation ends before the first of these.
+        ends: tokens that end it too, as the end of the text does.
 
     Attributes:
         tokens: how many were pushed.
     """
 
-    def __init__(self, decoder: Decoder | None, stop: Sequence[str]) -> None:
-        self._decoder, self._stop, self._held, self.tokens = decoder, stop, "", 0
+    def __init__(self, decoder: Decoder | None, stop: Sequence[str], ends: Collection[int] = ()) -> None:
+        self._decoder, self._stop, self._ends = decoder, stop, ends
+        self._held, self.tokens = "", 0
 
     def push(self, token: int, done: str | None, text: str | None = None) -> tuple[str, str | None]:
         """The text that `token` makes certain, and how the continuation ended, if it did.
@@ -39,6 +41,8 @@ class Writer:
             the text, and None, "stop", "eos" or "length".
         """
         self.tokens += 1
+        if token in self._ends:
+            done = "eos"
         if self._decoder is None:
             self._held += text or ""
         else:

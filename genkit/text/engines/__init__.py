@@ -26,6 +26,7 @@ class TokenRequest:
         bias: pairs of a token sequence and what is added to the logit of its last token
             where the tokens before it match.
         live: each token is wanted at once; else the engine may keep them until the row ends.
+        ends: tokens that end the text besides the model's own; with `stop` the caller's business.
         finished: set it to True to end this row early; no event follows.
     """
 
@@ -35,6 +36,7 @@ class TokenRequest:
     rank: int = 0
     bias: Bias = ()
     live: bool = True
+    ends: frozenset[int] = frozenset()
     finished: bool = False
 
 
