@@ -13,6 +13,7 @@ from genkit.config import suggest
 from genkit.errors import InputError
 from genkit.files import check_safetensors, read_json
 from genkit.image.modelconfig import ARCHES
+from genkit.text.quantized import Quantization, read_quantization
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"  # together a model
 INDEX = "model.safetensors.index.json"  # which tensor lies in which file, where the weights are in several
@@ -123,6 +124,15 @@ def kind(path: Path) -> Literal["text", "image"]:
     return "image" if read_json(path / CONFIG).get("model_type") in ARCHES else "text"
 
 
+def quantization(folder: Path) -> Quantization | None:
+    """How the weights of the model in a folder are quantised; None where they are floating point, or a file.
+
+    Raises:
+        InputError: `config.json` cannot be read, or says something that genkit does not read.
+    """
+    return read_quantization(read_json(folder / CONFIG), folder) if folder.is_dir() else None
+
+
 def weight_files(folder: Path) -> list[Path]:
     """`model.safetensors`, or the files that the index names.
 
@@ -146,9 +156,15 @@ def parameters(folder: Path) -> int | None:
     if not (folder / WEIGHTS).exists() and not (folder / INDEX).exists():
         return None
     headers = [check_safetensors(path) for path in weight_files(folder)]
-    shapes = [e["shape"] for header in headers for key, e in header.items() if key != "__metadata__"]
-    numbers: int = sum(math.prod(shape) for shape in shapes)
-    return numbers
+    shapes = {key: e["shape"] for header in headers for key, e in header.items() if key != "__metadata__"}
+    try:
+        packed = quantization(folder)
+    except InputError:  # of another kind: its words are counted as they are
+        packed = None
+    if packed:  # a scale stands for its group
+        shapes = {key: shape for key, shape in shapes.items() if not key.endswith(("_packed", "_shape"))}
+    sizes = {key: math.prod(shape) for key, shape in shapes.items()}
+    return sum(n * packed.group if packed and key.endswith("_scale") else n for key, n in sizes.items())
 
 
 def _cached() -> dict[str, Path]:

@@ -35,6 +35,8 @@ LAYERS = {
     "genkit.text": 2,
     "genkit.text.config": 0,
     "genkit.text.evalconfig": 0,
+    "genkit.text.quantized": 0,
+    "genkit.text.compressconfig": 0,
     "genkit.image": 2,
     "genkit.image.config": 0,
     "genkit.image.lists": 0,

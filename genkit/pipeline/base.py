@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -9,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from genkit.runtime.device import Task, resolve
+from genkit.runtime.device import Placement, Task, resolve
 
 Note = Callable[[str], None]
 
@@ -35,7 +36,7 @@ class Pipeline:
     ) -> None:
         self.path = path
         self.placement = resolve(device, precision, engine, task=self.task)
-        self._place = functools.partial(resolve, device, precision, task=self.task)
+        self._place: Callable[[str], Placement] = functools.partial(resolve, device, precision, task=self.task)
         self._asked_precision, self._asked_engine = precision, engine
         self._note: Note = note or (lambda line: None)
         with ExitStack() as undo:  # undone at once when the model does not load
@@ -45,6 +46,16 @@ class Pipeline:
 
     def _open(self) -> None:
         raise NotImplementedError
+
+    def _prefer(self, engine: str, precision: str) -> None:
+        """Run `engine` in `precision`, where the user left that open."""
+
+        def preferred(placement: Placement) -> Placement:
+            return dataclasses.replace(placement, precision=precision) if placement.engine == engine else placement
+
+        place = self._place
+        if self._asked_precision == "auto":
+            self.placement, self._place = preferred(self.placement), lambda name: preferred(place(name))
 
     def close(self) -> None:
         """Let the engines go, and put torch's settings back; once is enough."""

@@ -108,6 +108,8 @@ class TextPipeline(Pipeline):
             return
         self.tokenizer = Tokenizer.load(self.path)
         self._shape = GPTConfig.from_hf(read_json(self.path / library.CONFIG))
+        if stored := library.quantization(self.path):
+            self._prefer("llamacpp", stored.precision)
         if self.tokenizer.vocab_size > self._shape.vocab_size:
             raise InputError(
                 f"{self.path}: the tokenizer has {self.tokenizer.vocab_size} tokens, the model {self._shape.vocab_size}"
@@ -142,6 +144,11 @@ class TextPipeline(Pipeline):
             raise UsageError(f"--engine {self._asked_engine} does not read {self.path.name}", "use --engine llamacpp")
         self.placement = self._place("llamacpp")
         try_once(self.path)
+
+    @property
+    def context(self) -> int:
+        """How many tokens a prompt and its continuation may have together; not of a `.gguf` file."""
+        return self._shape.block_size
 
     def defaults(self) -> dict[str, Any]:
         """The sampling settings that the model itself recommends, by the names of `GenerationConfig`.

@@ -99,6 +99,8 @@ def find_base(folder: Path, given: str | None = None) -> Path:
         raise InputError(f"the base of {folder} is not found: {error.message}", "name it with --base MODEL") from error
     if base.is_file():
         raise InputError(f"{base} is a GGUF file", "name the model directory that it was made of with --base")
+    if library.quantization(base):
+        raise InputError(f"{base} is quantised", "name the model that it was made of with --base")
     record = read_json(folder / library.RECORD) if (folder / library.RECORD).is_file() else {}
     trained_on = record.get("base")
     known = trained_on.get("sha256") if isinstance(trained_on, dict) else None

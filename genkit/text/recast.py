@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from genkit.errors import InputError
 from genkit.files import atomic_write
-from genkit.library import weight_files
-from genkit.tensors import FLOATS, TensorFile, layout, nearest_bf16
+from genkit.tensors import FLOATS, layout, nearest_bf16
+from genkit.text.packed import open_weights
 
 _NAMES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 
@@ -20,22 +20,23 @@ def recast(folder: Path, path: Path, precision: str) -> None:
     """Write the weights of the model in `folder` as one safetensors file.
 
     Floating point becomes fp32, fp16 or bf16, rounded to the nearest, ties to even;
-    what has that precision, and integers, are copied bit for bit.
+    what has that precision, and integers, are copied bit for bit. Quantised matrices become
+    the numbers that they stand for.
 
     Raises:
         InputError: missing or damaged weights, or a number that the precision cannot hold.
         OutputError: as `files.atomic_write`.
     """
     wanted = _NAMES[precision]
-    sources = {name: file for file in map(TensorFile, weight_files(folder)) for name in file.tensors}
-    entries = {name: file.tensors[name] for name, file in sources.items()}
-    dtypes = {name: wanted if entry["dtype"] in FLOATS else entry["dtype"] for name, entry in entries.items()}
-    head, names = layout({name: (dtypes[name], entries[name]["shape"]) for name in entries}, {"format": "pt"})
+    weights = open_weights(folder)
+    stored = {n: None if w.quantization else w.file.tensors[n]["dtype"] for n, w in weights.items()}
+    dtypes = {name: dtype if dtype and dtype not in FLOATS else wanted for name, dtype in stored.items()}
+    head, names = layout({name: (dtypes[name], weights[name].shape) for name in weights}, {"format": "pt"})
     with atomic_write(path) as out:
         out.write(head)
         for name in names:
-            file, same = sources[name], entries[name]["dtype"] == dtypes[name]
-            out.write(file.data(name).tobytes() if same else _converted(file.values(name), wanted, name))
+            weight, same = weights[name], stored[name] == dtypes[name]
+            out.write(weight.file.data(name).tobytes() if same else _converted(weight.values(), wanted, name))
 
 
 def _converted(values: NDArray[Any], wanted: str, name: str) -> bytes:

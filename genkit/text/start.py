@@ -75,7 +75,7 @@ def starting_point(config: TextTrainConfig, *, resumed: Path | None = None) -> S
     folder = resumed if resumed is not None and not config.lora else _find(config)
     if resumed is not None and config.lora:
         _check_unchanged(config, folder, read_record(resumed).get("base"))
-    model, tokenizer = load_model(folder, dropout=config.dropout), Tokenizer.load(resumed or folder)
+    model, tokenizer = load_model(folder, dropout=config.dropout or 0.0), Tokenizer.load(resumed or folder)
     check_usable(folder, model, tokenizer)
     _freeze(config, model)
     if config.lora:
@@ -87,7 +87,7 @@ def starting_point(config: TextTrainConfig, *, resumed: Path | None = None) -> S
             dropout=config.lora_dropout,
             generator=torch.Generator().manual_seed(derive_seed(config.seed, "lora")),
         )
-    return Start(model, tokenizer, {} if resumed is not None else _origin(config, folder))
+    return Start(model, tokenizer, {} if resumed is not None else origin(str(config.init_from), folder))
 
 
 def _find(config: TextTrainConfig) -> Path:
@@ -101,6 +101,11 @@ def _find(config: TextTrainConfig) -> Path:
         )
     if library.kind(folder) != "text":
         raise InputError(f"--init-from {name} is an image model", "name a text model")
+    if stored := library.quantization(folder):
+        raise InputError(
+            f"--init-from {name} is quantised to {stored.precision}, which is not trained further",
+            "name the model that it was made of",
+        )
     return folder
 
 
@@ -111,10 +116,10 @@ def _check_unchanged(config: TextTrainConfig, folder: Path, base: Any) -> None:
         )
 
 
-def _origin(config: TextTrainConfig, folder: Path) -> dict[str, Any]:
-    """`base` and `trained_before` of the record."""
+def origin(name: str, folder: Path) -> dict[str, Any]:
+    """`base` and `trained_before` of the record of what is made of the model `name` in `folder`."""
     record = read_json(folder / library.RECORD) if (folder / library.RECORD).is_file() else {}
-    found: dict[str, Any] = {"base": {"model": config.init_from, "sha256": model_hash(folder)}}
+    found: dict[str, Any] = {"base": {"model": name, "sha256": model_hash(folder)}}
     if before := _history(record, _GENERATIONS):
         found["trained_before"] = before
     return found

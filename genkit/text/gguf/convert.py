@@ -133,27 +133,26 @@ def _tensors(folder: Path, config: GPTConfig) -> Iterator[tuple[str, np.ndarray]
     """GGUF name and fp32 values of every tensor, checked against the shape that `config` asks for."""
     import numpy as np
 
-    from genkit.tensors import TensorFile
+    from genkit.text.packed import open_weights
 
     expected = _shapes(config)
     found = {}
-    for file in map(TensorFile, weight_files(folder)):
-        for theirs, entry in file.tensors.items():
-            name, shape = _gguf_name(theirs), tuple(entry["shape"])
-            if _BUFFERS.search(theirs) or (name == "output.weight" and config.tie_embeddings):
-                continue
-            if _is_conv1d(name, shape, config):
-                shape = shape[::-1]
-            if expected.get(name) != shape:
-                raise InputError(
-                    f"{file.path}: {theirs} is {list(shape)}, not {list(expected.get(name, []))}",
-                    "config.json and model.safetensors must come from the same model",
-                )
-            found[name] = (file, theirs)
+    for theirs, weight in open_weights(folder).items():
+        name, shape = _gguf_name(theirs), weight.shape
+        if _BUFFERS.search(theirs) or (name == "output.weight" and config.tie_embeddings):
+            continue
+        if _is_conv1d(name, shape, config):
+            shape = shape[::-1]
+        if expected.get(name) != shape:
+            raise InputError(
+                f"{weight.file.path}: {theirs} is {list(shape)}, not {list(expected.get(name, []))}",
+                "config.json and model.safetensors must come from the same model",
+            )
+        found[name] = weight
     if missing := [name for name in expected if name not in found]:
         raise InputError(f"{folder}: the weights lack {', '.join(missing[:3])}", "use the files of one model")
-    for name, (file, theirs) in found.items():
-        array: np.ndarray = file.floats(theirs)
+    for name, weight in found.items():
+        array: np.ndarray = weight.floats()
         if _is_conv1d(name, array.shape, config):
             array = array.T
         if config.arch == "llama" and name.endswith(("attn_q.weight", "attn_k.weight")):

@@ -13,7 +13,7 @@ from genkit.files import read_json
 from genkit.library import CONFIG as CONFIG
 from genkit.library import GENERATION as GENERATION
 from genkit.library import WEIGHTS as WEIGHTS
-from genkit.library import weight_files
+from genkit.library import quantization, weight_files
 from genkit.text.config import GPTConfig
 from genkit.text.models.gpt import GPT
 from genkit.text.models.layout import from_hf_state, to_hf_state
@@ -31,11 +31,15 @@ def read_config(folder: Path) -> GPTConfig:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Tensors of `model.safetensors`, or of the shards that the index names.
+    """Tensors of `model.safetensors`, or of the shards that the index names; quantised ones as their fp32 values.
 
     Raises:
-        InputError: missing, corrupt or unsafe files.
+        InputError: missing, corrupt or unsafe files, or weights quantised in a way that genkit does not read.
     """
+    if quantization(folder):
+        from genkit.text.packed import open_weights
+
+        return {name: torch.tensor(weight.values()) for name, weight in open_weights(folder).items()}
     return {name: t for path in weight_files(folder) for name, t in load_tensors(path).items()}
 
 
