@@ -35,9 +35,13 @@ class Entry(NamedTuple):
 
 COMMANDS = {
     "text": Entry("Generate", "text", "Continue a prompt."),
+    "chat": Entry("Generate", "chat", "Talk with a model."),
     "image": Entry("Generate", "image", "Draw images."),
+    "fill": Entry("Generate", "fill", "Fill the gaps of a text."),
+    "classify": Entry("Generate", "classify", "Name the class of a text."),
     "train-text": Entry("Train", "train_text", "Train a GPT on text files."),
     "train-gan": Entry("Train", "image", "Train a GAN on a folder of images."),
+    "train-classifier": Entry("Train", "train_classifier", "Teach a language model to name the class of a text."),
     "eval": Entry("Models", "evaluate", "Measure a text model: loss, perplexity, bits per byte."),
     "explain": Entry("Models", "explain", "Look inside a model: probabilities, attention, attribution, directions."),
     "info": Entry("Models", "info", "Say what a model, or what genkit made, is."),
