@@ -106,7 +106,8 @@ def _attributed(target: Target, found: Attribution, seen: Look, config: ExplainC
         "id": target.id,
         "position": target.position,
         "tokens": [
-            {"token": seen.tokens.pieces[at], "value": value} for at, value in zip(target.own, found.values, strict=True)
+            {"token": seen.tokens.pieces[at], "value": value}
+            for at, value in zip(target.own, found.values, strict=True)
         ],
         "difference": found.difference,
         "error": found.error,
@@ -144,7 +145,10 @@ def _table(subject: Subject, seen: Look, target: Target | None, found: Attributi
     widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
     lines = []
     for row in rows:
-        cells = [text.ljust(w) if i in (1, len(heads) - 1) else text.rjust(w) for i, (text, w) in enumerate(zip(row, widths, strict=True))]
+        cells = [
+            text.ljust(w) if i in (1, len(heads) - 1) else text.rjust(w)
+            for i, (text, w) in enumerate(zip(row, widths, strict=True))
+        ]
         lines.append("  ".join(cells).rstrip() + "\n")
     return "".join(lines) + _summary(subject, seen, target, found)
 

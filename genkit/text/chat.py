@@ -137,12 +137,7 @@ class ChatTemplate:
                 out in a content; or the template changes what was said.
         """
         messages = messages_of(record, where)
-        for message in messages:
-            if (found := self._special.search(message["content"])) is not None:
-                raise InputError(
-                    f"{where}: the {message['role']} says {found[0]}, which is a special token of the tokenizer",
-                    "take it out of the data",
-                )
+        self._check(messages, where, "take it out of the data")
         whole = self._render(messages, where)
         parts = self._render([_marked(message) for message in messages], where).split(_MARK)
         if len(parts) != len(messages) + 1 or "".join(parts) != whole:
@@ -162,6 +157,44 @@ class ChatTemplate:
             end = mark.end() if mark else stop
             spans.append((start, end if end < len(text) else len(text) + 1))
         return Conversation(text, tuple(spans))
+
+    def prompt(self, messages: Sequence[Message], where: str) -> str:
+        """The conversation up to where the next answer begins.
+
+        Raises:
+            InputError: as `compile_template`, or a special token is spelled out in a content.
+        """
+        self._check(messages, where, "say it another way")
+        return self._render(messages, where, prompt=True)
+
+    def clean(self, text: str) -> str:
+        """`text` without the names of special tokens."""
+        return self._special.sub("", text)
+
+    def endings(self) -> tuple[list[str], tuple[str, ...]]:
+        """What ends an answer: the names of special tokens, and strings with which the user's next turn begins.
+
+        A template that takes no such conversation names none.
+        """
+        turns = [("user", "?"), ("assistant", _MARK), ("user", _MARK)]
+        try:
+            parts = self._render([{"role": role, "content": said} for role, said in turns], "").split(_MARK)
+        except InputError:
+            return [], ()
+        between = parts[1] if len(parts) == 3 else ""
+        marks = self._special.findall(between)
+        plain = self._special.split(between)
+        heading = next((text for text in plain if text.strip() and text.strip().lower() not in ROLES), "")
+        stop = ("\n" if heading[:1] == "\n" else "") + heading.strip()
+        return marks[:1], (stop,) if stop else ()
+
+    def _check(self, messages: Sequence[Message], where: str, remedy: str) -> None:
+        """Raise InputError for a content that a tokenizer would take for special tokens."""
+        for message in messages:
+            if (found := self._special.search(message["content"])) is not None:
+                raise InputError(
+                    f"{where}: the {message['role']} says {found[0]}, which is a special token of the tokenizer", remedy
+                )
 
 
 def _marked(message: Message) -> Message:

@@ -32,7 +32,5 @@ def web(color: Color) -> str:
 def _mixed(ramp: tuple[Color, ...], value: float) -> Color:
     along = min(max(value, 0.0), 1.0) * (len(ramp) - 1)
     first = min(int(along), len(ramp) - 2)
-    red, green, blue = (
-        round(a + (b - a) * (along - first)) for a, b in zip(ramp[first], ramp[first + 1], strict=True)
-    )
+    red, green, blue = (round(a + (b - a) * (along - first)) for a, b in zip(ramp[first], ramp[first + 1], strict=True))
     return red, green, blue

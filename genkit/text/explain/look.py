@@ -106,7 +106,9 @@ def find_target(subject: Subject, seen: Look, target: str | None, position: int 
     """
     tokens, own = seen.tokens, seen.tokens.own
     if position is not None and (subject.kind == "classifier" or position >= len(own)):
-        told = "a classifier judges the whole text" if subject.kind == "classifier" else f"the text has {len(own)} tokens"
+        told = (
+            "a classifier judges the whole text" if subject.kind == "classifier" else f"the text has {len(own)} tokens"
+        )
         raise UsageError(f"--position {position}: {told}", "leave it out" if not seen.places else "they count from 0")
     if subject.kind == "classifier":
         id = seen.labels[0].id if target is None else _label(subject, target)
@@ -129,7 +131,9 @@ def _filled(subject: Subject, seen: Look, target: str | None, position: int | No
     gaps = [place for place in own if ids[place] == subject.mask]
     if position is None and not gaps:
         mask = subject.name(subject.mask or 0)
-        raise UsageError("nothing is to be filled in that could be explained", f"put {mask} into the text, or --position")
+        raise UsageError(
+            "nothing is to be filled in that could be explained", f"put {mask} into the text, or --position"
+        )
     place = gaps[0] if position is None else own.start + position
     default = seen.places[place - own.start].top[0].id if ids[place] == subject.mask else ids[place]
     ids[place] = subject.mask or 0

@@ -76,9 +76,7 @@ def as_html(maps: Maps, title: str) -> bytes:
             for i, layer in enumerate(maps.layers)
         )
         body = f'<table class="maps"><tr><th></th>{head}</tr>{rows}</table>'
-    scale = "".join(
-        f'<span class="key" style="background:{web(share(tick**0.5))}"></span>{tick:g} ' for tick in _TICKS
-    )
+    scale = "".join(f'<span class="key" style="background:{web(share(tick**0.5))}"></span>{tick:g} ' for tick in _TICKS)
     return html_page(title, f"<p>{_EXPLAINED}</p><p>weight: {scale}</p>{body}")
 
 
