@@ -61,7 +61,7 @@ def chat_form(pipeline: TextPipeline, terminal: Terminal, model: str) -> ChatFor
     form = ChatForm(pipeline.tokenizer, pipeline.path)
     if not form.own:
         terminal.note(
-            f"{model} has no chat template and may not know how to answer; it sees headings, ### User: and ### Assistant:"
+            f"{model} has no chat template and may not know how to answer; it sees ### User: and ### Assistant:"
         )
     return form
 
