@@ -37,6 +37,8 @@ LAYERS = {
     "genkit.text.evalconfig": 0,
     "genkit.text.quantized": 0,
     "genkit.text.compressconfig": 0,
+    "genkit.text.metrics.config": 0,
+    "genkit.text.safety.config": 0,
     "genkit.image": 2,
     "genkit.image.config": 0,
     "genkit.image.lists": 0,
@@ -141,7 +143,7 @@ def test_rich_and_transformers_stay_where_they_belong(module: str) -> None:
     assert not any(n.split(".")[0] == "transformers" for n in imports(module, inside_functions=False))
 
 
-COMMANDS = ("text", "image", "train-text", "train-gan", "eval", "info", "models", "export", "doctor", "completion")
+COMMANDS = ("text", "image", "train-text", "train-gan", "eval", "score", "info", "models", "export", "doctor", "completion")
 
 
 @pytest.mark.parametrize("args", [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)], ids=" ".join)

@@ -44,6 +44,7 @@ COMMANDS = {
     "train-classifier": Entry("Train", "train_classifier", "Teach a language model to name the class of a text."),
     "eval": Entry("Models", "evaluate", "Measure a text model: loss, perplexity, bits per byte."),
     "explain": Entry("Models", "explain", "Look inside a model: probabilities, attention, attribution, directions."),
+    "score": Entry("Models", "score", "Compare texts with references: BLEU, chrF, ROUGE, METEOR."),
     "info": Entry("Models", "info", "Say what a model, or what genkit made, is."),
     "models": Entry("Models", "models", "List the models there are."),
     "export": Entry("Models", "export", "Write a model as gguf, onnx or a Hugging Face folder."),

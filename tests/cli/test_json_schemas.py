@@ -17,6 +17,7 @@ from genkit import errors
 from genkit.cli import COMMANDS
 from genkit.errors import GenkitError
 from genkit.text.config import GenerationConfig
+from genkit.text.metrics.config import METRICS
 
 Run = Callable[..., Any]
 FOLDER = Path(package.__file__).parent / "schemas"
@@ -164,6 +165,15 @@ def test_eval_of_images(genkit: Run, tiny_image: Path, image_data: str, monkeypa
     check_run(genkit("eval", "--fetch-inception", "--json"), "eval")
 
 
+def test_score(genkit: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("the cat sat\nthe dog ran\n")
+    every = ",".join(METRICS)
+    texts = ("--candidates", "a.txt", "--references", "a.txt", "--json")
+    found = check_run(genkit("score", *texts, "--metric", every), "score")["metrics"]
+    assert found["exact"]["value"] == 1
+    assert len(found) == len(METRICS) + 3 + 2  # rouge is four figures, distinct three
+
+
 def test_export_and_completion(genkit: Run, tiny_text: Path, tiny_image: Path) -> None:
     check_run(genkit("export", str(tiny_text), "--to", "hf", "--out", "hf", "--precision", "bf16", "--json"), "export")
     check_run(genkit("export", str(tiny_image), "--to", "onnx", "--out", "a.onnx", "--json"), "export")
@@ -207,6 +217,7 @@ FAILURES = {
     "train-gan": [["--out", "run"], ["--data", "none"], ["--data", "x", "--size", "33"]],
     "eval": [[], ["story"], ["story", "--data", "none"], ["nowhere", "--data", "."], ["kittens", "--data", "."],
              ["story", "--data", ".", "--stride", "0"], ["story", "--data", ".", "--block-size", "300"]],
+    "score": [[], ["--candidates", "none.txt"], ["--candidates", "-", "--metric", "blue"]],
     "info": [[], ["nowhere"], ["x.png"], ["x.jsonl"], ["x.gguf"], ["https://example.com"]],
     "models": [["x"], ["--bogus"]],
     "export": [["story"], ["story", "--to", "onnx", "--out", "x"], ["nowhere", "--to", "hf", "--out", "x"]],
