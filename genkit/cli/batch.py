@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 from click.core import ParameterSource
 
+from genkit.cli.chat import chat_form
 from genkit.cli.inorder import InOrder, Tasks
 from genkit.cli.options import Value, option
 from genkit.cli.progress import Report
@@ -112,7 +114,10 @@ def run_batch(
         if seed is None:
             seed = random_seed()
             terminal.note(f"seed {seed}")
-        tasks = Tasks(lines, LineReader(form, own, recommended, seed), shard)
+        asking = functools.cache(lambda: chat_form(pipeline, terminal, model))
+        chat, system = bool(ctx.params["chat"] or ctx.params["system"]), ctx.params["system"]
+        reader = LineReader(form, own, recommended, seed, asking=asking, chat=chat, system=system)
+        tasks = Tasks(lines, reader, shard)
         header = {
             "model": weights_hash(pipeline.path) or model,
             "engine": placed.engine,
@@ -121,6 +126,7 @@ def run_batch(
             "shard": f"{shard.index}/{shard.count}" if shard else None,
             "input_format": form,
             "settings": config.to_dict(),
+            **({"chat": True, "system": system} if chat else {}),
         }
         report = Report(terminal, lines)
         stack.callback(report.close)

@@ -66,6 +66,19 @@ def chat_form(pipeline: TextPipeline, terminal: Terminal, model: str) -> ChatFor
     return form
 
 
+def chat_options(function: Any) -> Any:
+    """`--chat` and `--system` of `genkit text`."""
+    system = option("--system", section="Chat", metavar="TEXT", help="What the model is told before; implies --chat.")
+    chat = option("--chat", section="Chat", is_flag=True, help="PROMPT is a question; write the model's answer.")
+    return chat(system(function))
+
+
+def said(question: str, system: str | None) -> list[dict[str, str]]:
+    """A conversation of one question."""
+    told = [] if system is None else [{"role": "system", "content": system}]
+    return [*told, {"role": "user", "content": question}]
+
+
 @command("chat", EXAMPLES)
 @model_option(library.DEFAULT_TEXT)
 @config_options(GenerationConfig, skip=_OTHERS)

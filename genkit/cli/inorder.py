@@ -95,7 +95,7 @@ class InOrder:
             if not isinstance(task, Refused):
                 self._running[number] = slot
                 number += 1
-                yield TextJob(task.prompt, task.config, task.seed, live=False)
+                yield TextJob(task.asked or task.prompt, task.config, task.seed, live=task.asked is not None)
 
     def _ready(self) -> Iterator[Result]:
         while self._slots and (result := self._slots[0].result) is not None:
@@ -121,7 +121,8 @@ class _Slot:
             self._refuse(task.error)
             return
         self.size = self._left = task.config.n
-        self._facts = {"id": task.id, "prompt": task.prompt, "seed": task.seed}
+        given = {"prompt": task.prompt} if task.messages is None else {"messages": task.messages}
+        self._facts = {"id": task.id, **given, "seed": task.seed}
         self._samples = [Sample(task.seed, piece, beams=task.config.num_beams > 1) for _ in range(self.size)]
         self._done: list[Any] = [None] * self.size
 

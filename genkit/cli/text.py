@@ -11,6 +11,7 @@ import click
 
 from genkit import library
 from genkit.cli.batch import batch_options, check_alone, run_batch
+from genkit.cli.chat import chat_form, chat_options, said
 from genkit.cli.options import chosen, command, config_options, model_option, option, runtime_options, seed_option
 from genkit.cli.prompt import given_text, prompt_text
 from genkit.cli.samples import as_json, as_text, in_order
@@ -22,6 +23,7 @@ from genkit.text.config import GenerationConfig
 
 if TYPE_CHECKING:
     from genkit.pipeline import TextEvent, TextPipeline
+    from genkit.text.dialogue import ChatPrompt
 
 EXAMPLES = """
 genkit text "Once upon a time"
@@ -30,6 +32,7 @@ echo "Once there was a dog" | genkit text --max-new-tokens 50
 cat opening.txt | genkit text - "The next day," --output story.txt
 genkit text "Tom said" -n 8 --format jsonl | jq -r .text
 genkit text --input prompts.jsonl --output stories.jsonl
+genkit text -m run --chat --system "Answer in one word." "What is the capital of France?"
 """
 
 
@@ -38,6 +41,7 @@ genkit text --input prompts.jsonl --output stories.jsonl
 @model_option(library.DEFAULT_TEXT)
 @config_options(GenerationConfig)
 @seed_option
+@chat_options
 @batch_options
 @option(
     "--format",
@@ -58,7 +62,7 @@ genkit text --input prompts.jsonl --output stories.jsonl
     "--echo/--no-echo",
     section="Output",
     default=None,
-    help="Begin each sample with the prompt (text format). Default: unless a constraint is given.",
+    help="Begin each sample with the prompt (text format). Default: unless a constraint or --chat is given.",
 )
 @option(
     "--stream/--no-stream", section="Output", default=None, help="Write each token at once. Default: on a terminal."
@@ -71,6 +75,8 @@ def text(
     prompt: tuple[str, ...],
     model: str,
     seed: int | None,
+    chat: bool,
+    system: str | None,
     input: str | None,
     parallel: int | None,
     form: str | None,
@@ -92,7 +98,11 @@ def text(
     --input continues every line of a file: a prompt, or in a .jsonl file an object
     with a prompt, an id, a seed and any setting, such as {"prompt": "Tom", "top_k": 9}.
     The results are JSON lines in the same order. With --output, the same command goes
-    on where a killed one stopped.
+    on where a killed one stopped. A line with messages is a conversation to answer:
+    {"messages": [{"role": "user", "content": "Hello"}]}.
+
+    With --chat the prompt is what a user says, and the model answers, as its chat template
+    has it; see `genkit chat`.
     """
     terminal: Terminal = ctx.obj
     config, set_by_user = chosen(ctx, GenerationConfig)
@@ -102,6 +112,7 @@ def text(
             own[name] = given_text(flag, own[name])
     output = None if output in STANDARD_OUTPUT else output
     placement = {"device": device, "precision": precision, "engine": engine}
+    chat |= system is not None
     if input is not None:
         run_batch(ctx, input, own, model=model, seed=seed, output=output, clobber=not no_clobber, placement=placement)
         return
@@ -121,16 +132,20 @@ def text(
 
         config = settle(own, pipeline.defaults())
         placed = pipeline.placed(config)
+        asked: str | ChatPrompt = start
+        messages = said(start, system) if chat else None
+        if messages is not None:
+            asked = chat_form(pipeline, terminal, model).prompt(messages, "the conversation")
         if seed is None:
             seed = random_seed()
             terminal.note(f"seed {seed}")
         with _sink(output, clobber=not no_clobber, live=live) as put:
-            tokens = timed(terminal, pipeline.stream(start, config, seed=seed, parallel=parallel, live=live), "tokens")
+            tokens = timed(terminal, pipeline.stream(asked, config, seed=seed, parallel=parallel, live=live), "tokens")
             events = in_order(tokens, config.n)
             if config.constraint is not None:
                 events = _told_if_cut(events, config.constraint, terminal)
             if form == "text":
-                echo = config.constraint is None if echo is None else echo
+                echo = config.constraint is None and not chat if echo is None else echo
                 pieces = as_text(events, start if echo else "")
             else:
                 facts = {
@@ -139,6 +154,7 @@ def text(
                     "engine": placed.engine,
                     "precision": placed.precision if pipeline.tokenizer else None,  # a .gguf has its own
                     "prompt": start,
+                    **({"messages": messages} if messages is not None else {}),
                     "seed": seed,
                     "settings": config.to_dict(),
                 }

@@ -81,6 +81,20 @@ def messages_of(record: dict[str, Any], where: str) -> list[Message]:
     return messages
 
 
+def question_of(messages: Any, where: str) -> list[Message]:
+    """The turns of a conversation that waits for an answer.
+
+    Raises:
+        InputError: not a list of turns, or the last word is not the user's; as `messages_of`.
+    """
+    if not isinstance(messages, list) or not messages or not all(isinstance(turn, dict) for turn in messages):
+        raise InputError(f"{where}: messages is not a list of objects", 'write [{"role": ..., "content": ...}, ...]')
+    turns = [_message(turn, where) for turn in messages]
+    if turns[-1]["role"] != "user":
+        raise InputError(f"{where}: the last message is the {turns[-1]['role']}'s", "end with one of the user")
+    return turns
+
+
 def _message(turn: dict[str, Any], where: str) -> Message:
     role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
     role = _SPEAKERS.get(role, role) if isinstance(role, str) else role

@@ -1,22 +1,27 @@
 """What a line of a batch asks for, and which seed is its own.
 
 A line is a prompt, or a JSON object with a `prompt`, an `id`, a `seed` and any setting of
-`GenerationConfig` by its name; a JSON string is a prompt too.
+`GenerationConfig` by its name; a JSON string is a prompt too. Instead of a prompt it may
+have `messages`, a conversation that waits for an answer.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, NoReturn
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Protocol
 
 from genkit.config import LARGEST_SEED, suggest
 from genkit.errors import GenkitError, InputError
 from genkit.files import decode_utf8, unique_keys
 from genkit.text.batches.lines import LONGEST, Line
+from genkit.text.chat import Message, question_of
 from genkit.text.config import GenerationConfig
 from genkit.text.settings import settle
+
+if TYPE_CHECKING:
+    from genkit.text.dialogue import ChatPrompt
 
 Form = Literal["text", "jsonl"]
 FORMS: tuple[Form, ...] = ("text", "jsonl")
@@ -27,13 +32,21 @@ _PLACES = 1 << 41  # their product is 2**53, up to which every JSON reader keeps
 
 
 class Task(NamedTuple):
-    """What line `number` asks for."""
+    """What line `number` asks for: to continue a prompt, or to answer `messages`, which are made `asked`."""
 
     number: int
     id: str | int
     prompt: str
     config: GenerationConfig
     seed: int
+    messages: list[Message] | None = None
+    asked: ChatPrompt | None = None
+
+
+class Asking(Protocol):
+    """Makes of a conversation what its model is given; see `dialogue.ChatForm.prompt`."""
+
+    def prompt(self, messages: list[Message], where: str) -> ChatPrompt: ...
 
 
 class Refused(NamedTuple):
@@ -72,10 +85,23 @@ class LineReader:
     Args:
         own, recommended: what `settle` takes; a line's settings count as the user's own.
         seed: of the batch.
+        asking: gives the model's form of a conversation, when the first one comes.
+        chat: a prompt is what a user says, after `system`.
     """
 
-    def __init__(self, form: Form, own: Mapping[str, Any], recommended: Mapping[str, Any], seed: int) -> None:
+    def __init__(
+        self,
+        form: Form,
+        own: Mapping[str, Any],
+        recommended: Mapping[str, Any],
+        seed: int,
+        *,
+        asking: Callable[[], Asking] | None = None,
+        chat: bool = False,
+        system: str | None = None,
+    ) -> None:
         self.form, self.own, self.recommended, self.seed = form, own, recommended, seed
+        self._asking, self._chat, self._system = asking, chat, system
         self.config = settle(own, recommended)
         self._ids: set[str | int] = set()
 
@@ -102,24 +128,38 @@ class LineReader:
 
     def _task(self, number: int, called: str | int, asked: dict[str, Any]) -> Task:
         fields = GenerationConfig.__dataclass_fields__
-        if strange := asked.keys() - {"prompt", "seed"} - fields.keys():
+        if strange := asked.keys() - {"prompt", "messages", "seed"} - fields.keys():
             name = min(strange)
-            hint = suggest(name, ["prompt", "id", "seed", *fields])
-            hint = hint or "a line has prompt, id, seed and settings such as top_k"
+            hint = suggest(name, ["prompt", "messages", "id", "seed", *fields])
+            hint = hint or "a line has prompt or messages, id, seed and settings such as top_k"
             raise InputError(f"unknown field {_short(name)}", hint)
         prompt, seed = asked.pop("prompt", None), asked.pop("seed", line_seed(self.seed, number))
-        if type(prompt) is not str:
+        messages, conversation = asked.pop("messages", None), None
+        if messages is not None and prompt is not None:
+            raise InputError("a line has a prompt or messages, not both", "leave one of them out")
+        if messages is None and type(prompt) is not str:
             raise InputError("there is no prompt" if prompt is None else f"prompt {_short(prompt)} is not text")
+        if messages is not None or self._chat:
+            told = [{"role": "user", "content": prompt}] if messages is None else question_of(messages, "the line")
+            if self._system is not None and told[0]["role"] != "system":
+                told = [{"role": "system", "content": self._system}, *told]
+            messages, prompt, conversation = told, prompt or "", self._conversation(told)
         if type(seed) is not int or not 0 <= seed <= LARGEST_SEED:
             raise InputError(f"seed {_short(seed)} is not a whole number from 0 to {LARGEST_SEED}")
         if not asked:
-            return Task(number, called, prompt, self.config, seed)
+            return Task(number, called, prompt, self.config, seed, messages, conversation)
         if isinstance(asked.get("json_schema"), dict):
             asked["json_schema"] = json.dumps(asked["json_schema"], ensure_ascii=False)
         try:
-            return Task(number, called, prompt, settle({**self.own, **asked}, self.recommended), seed)
+            config = settle({**self.own, **asked}, self.recommended)
+            return Task(number, called, prompt, config, seed, messages, conversation)
         except OverflowError as error:
             raise InputError(str(error)) from None
+
+    def _conversation(self, messages: list[Message]) -> ChatPrompt:
+        if self._asking is None:
+            raise InputError("this model does not take conversations", "give a prompt")
+        return self._asking().prompt(messages, "the conversation")
 
 
 def _parse(data: bytes, form: Form) -> dict[str, Any]:
