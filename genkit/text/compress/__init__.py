@@ -1,0 +1,1 @@
+"""Cheaper models out of a model: quantised, pruned, distilled."""
