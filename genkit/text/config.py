@@ -188,7 +188,7 @@ PRESETS = {
 
 
 _SAMPLING, _BEAMS, _CONSTRAINTS = "Sampling", "Beam search", "Constraints"
-_MODEL, _DATA, _FINE = "Model", "Data", "Fine-tuning"
+_MODEL, _DATA, _PAIRS, _FINE = "Model", "Data", "Pairs of texts", "Fine-tuning"
 _OPTIMISATION, _BUDGET, _RUN = "Optimisation", "Budget", "Run"
 
 
@@ -267,10 +267,16 @@ def parse_bias(text: str) -> tuple[str, float]:
 class TextTrainConfig(Config):
     """Everything that decides a text training run."""
 
-    data: tuple[str, ...] = option((), "File or folder: txt, md, jsonl, csv, parquet, also .gz .bz2 .xz .zst. WEIGHT: how often an epoch sees it.", multiple=True, metavar="PATH[:WEIGHT]", section=_DATA)
+    data: tuple[str, ...] = option((), "File or folder: txt, md, jsonl, csv, tsv, parquet, also .gz .bz2 .xz .zst. WEIGHT: how often an epoch sees it.", multiple=True, metavar="PATH[:WEIGHT]", section=_DATA)
     text_field: str = option("text", "Field that holds the text in jsonl, csv and parquet.", section=_DATA)
     val_data: str | None = option(None, "Validate on this file or folder instead of a share of --data.", metavar="PATH", section=_DATA)
     val_fraction: float = option(0.05, "Share of --data held out for validation.", min=0, below=1, section=_DATA)
+    source_field: str | None = option(None, "Field of the text to read, for sequence-to-sequence models. Default: source, src, instruction, input or prompt.", metavar="FIELD", section=_PAIRS)
+    target_field: str | None = option(None, "Field of the text to write. Default: target, tgt, output or completion.", metavar="FIELD", section=_PAIRS)
+    source_prefix: str = option("", "What stands before every source, such as T5's 'summarize: '.", metavar="TEXT", section=_PAIRS)
+    max_source_tokens: int | None = option(None, "Cut sources to this length. Default: 512, or what the model can see.", min=2, max=1 << 20, section=_PAIRS)
+    max_target_tokens: int | None = option(None, "Cut targets to this length. Default: as for sources.", min=2, max=1 << 20, section=_PAIRS)
+    label_smoothing: float = option(0.0, "Share of each target's probability that is spread over the vocabulary.", min=0, below=1, section=_PAIRS)
     tokenizer: str = option("auto", "auto, char, bpe, or a tokenizer.json. auto: char up to 2 MB of text, else bpe.", metavar="KIND|FILE", section=_DATA)
     vocab_size: int = option(4096, "Vocabulary that bpe aims at.", min=258, max=1 << 20, section=_DATA)
     data_license: str | None = option(None, "Licence and credit of the data, kept in genkit.json.", metavar="TEXT", section=_DATA)
@@ -285,7 +291,7 @@ class TextTrainConfig(Config):
     n_head: int | None = option(None, "Attention heads, instead of the preset's.", min=1, max=256, section=_MODEL)
     n_kv_head: int | None = option(None, "Key-value heads; fewer than heads is grouped-query attention.", min=1, max=256, section=_MODEL)
     block_size: int | None = option(None, "Context in tokens, instead of the preset's.", min=8, max=1 << 20, section=_MODEL)
-    dropout: float = option(0.0, "Dropout while training.", min=0, below=1, section=_MODEL)
+    dropout: float | None = option(None, "Dropout while training. Default: 0, or what a sequence-to-sequence model brings.", min=0, below=1, section=_MODEL)
     tie_embeddings: bool | None = option(None, "Share the embedding with the output head. Default: for vocabularies over 16,384.", section=_MODEL)
     init_from: str | None = option(None, "Start from this model instead of random weights: a directory, a run, a bundled name, or hf:org/name.", metavar="MODEL", section=_FINE)
     freeze: str | None = option(None, "Of the model of --init-from, leave as they are: the embedding, the first N blocks, or both.", metavar="embed|N|embed,N", section=_FINE)
@@ -299,7 +305,7 @@ class TextTrainConfig(Config):
     tokens: int | None = option(None, "Tokens to train on, e.g. 5M.", parse=parse_count, min=1, metavar="COUNT", section=_BUDGET)
     max_epochs: float = option(0.0, "A budget of time ends when the data was seen this often, before it is learnt by heart; 0: goes by the sizes of data and model.", min=0, section=_BUDGET)
 
-    optimizer: str = option("auto", "muon: Muon for hidden matrices, AdamW for the rest. auto: muon, but adamw with --init-from.", choices=("auto", "muon", "adamw"), section=_OPTIMISATION)
+    optimizer: str = option("auto", "muon: Muon for hidden matrices, AdamW for the rest. adafactor: for sequence-to-sequence models. auto: muon, but adamw with --init-from.", choices=("auto", "muon", "adamw", "adafactor"), section=_OPTIMISATION)
     lr: float = option(0.0, "Peak learning rate of AdamW; 0: goes by optimizer, width and --init-from.", min=0, max=10, section=_OPTIMISATION)
     muon_lr: float = option(0.02, "Peak learning rate of Muon.", above=0, max=10, section=_OPTIMISATION)
     weight_decay: float = option(0.1, "Decoupled weight decay of matrices.", min=0, max=10, section=_OPTIMISATION)
@@ -308,7 +314,7 @@ class TextTrainConfig(Config):
     grad_clip: float = option(1.0, "Largest gradient norm; 0 is off.", min=0, section=_OPTIMISATION)
     batch_size: int = option(0, "Sequences an optimiser step; 0: goes by width and machine.", min=0, max=1 << 20, section=_OPTIMISATION)
     accumulate: int = option(1, "Split each batch into this many forward passes.", min=1, section=_OPTIMISATION)
-    schedule: str = option("wsd", "wsd: warm up, flat, cool down. cosine: warm up, half a cosine.", choices=("wsd", "cosine", "constant"), section=_OPTIMISATION)
+    schedule: str = option("auto", "wsd: warm up, flat, cool down. linear: warm up, go down at once. cosine: warm up, half a cosine. auto: wsd, but linear for sequence-to-sequence models.", choices=("auto", "wsd", "linear", "cosine", "constant"), section=_OPTIMISATION)
     warmup: float = option(0.02, "Share of the run that warms up.", min=0, max=1, section=_OPTIMISATION)
     cooldown: float = option(0.7, "Share of the run that cools down (wsd).", min=0, max=1, section=_OPTIMISATION)
     min_lr: float = option(0.0, "Learning rate at the end, as a share of the peak.", min=0, max=1, section=_OPTIMISATION)
@@ -333,7 +339,7 @@ class TextTrainConfig(Config):
                 f"use {_next_divisor(self.batch_size, self.accumulate)}",
             )
         self._check_fine_tuning()
-        if self.schedule == "wsd" and self.warmup + self.cooldown > 1:
+        if self.schedule in ("auto", "wsd") and self.warmup + self.cooldown > 1:
             raise UsageError(
                 f"--warmup {self.warmup} and --cooldown {self.cooldown} are more than the whole run",
                 "their sum may be 1 at most",
@@ -352,6 +358,11 @@ class TextTrainConfig(Config):
                 raise UsageError(f"{flag} needs --lora", "give the adapters' rank, for instance --lora 8")
         if not self.lora_targets:
             raise UsageError(f"--lora-target {self.lora_target!r} names no layer", "write for instance q_proj,v_proj")
+
+    @property
+    def decay(self) -> float:
+        """Share of the run in which the learning rate falls, by the schedule."""
+        return 1 - self.warmup if self.schedule == "linear" else self.cooldown
 
     @property
     def alpha(self) -> float:

@@ -30,7 +30,7 @@ def plan(config: TextTrainConfig, runtime: Runtime) -> dict[str, Any]:
         start = starting_point(config)
         corpus = prepare(config, Path(folder), start.tokenizer)
         config = settled(config, start, corpus, runtime)
-        model = start.model or GPT(corpus_shape(config, corpus), config.dropout)
+        model = start.model or GPT(corpus_shape(config, corpus), config.dropout or 0.0)
         model.to(runtime.device).train()
         check_fit(config, model, corpus)
         optimizers = optimizers_of(model, config, runtime)

@@ -30,6 +30,7 @@ _FEWEST_ROWS = 4
 # the settings that `settle` fills in, and what leaves them open
 LEFT_OPEN: dict[str, Any] = {
     "preset": "auto", "max_epochs": 0.0, "optimizer": "auto", "lr": 0.0, "batch_size": 0, "compile": None,
+    "dropout": None, "schedule": "auto",
 }  # fmt: skip
 
 
@@ -57,6 +58,10 @@ def settle(
         vocab_size: of the tokenizer.
         tokens: of the training data, an epoch.
     """
+    if config.dropout is None:
+        config = config.replace(dropout=0.0)
+    if config.schedule == "auto":
+        config = config.replace(schedule="wsd")
     per_width = _BATCH_ON_CPU if runtime.device.type == "cpu" else _BATCH_ON_ACCELERATOR
     rate = matmul_rate(runtime) * _EFFICIENCY * runtime.ranks.world_size  # FLOP a second
     if given is None and config.preset == "auto":
@@ -96,7 +101,7 @@ def budget_of(config: TextTrainConfig, epoch: int) -> Budget:
 def auto_epochs(config: TextTrainConfig, tokens: int, parameters: int) -> float:
     """How often a model gains by seeing the same data; beyond, it learns it by heart, the sooner the larger it is."""
     fewest, most = EPOCHS
-    epochs = EPOCHS_AT_PAR * math.sqrt(tokens / parameters) * (1 + _EPOCHS_FOR_DROPOUT * config.dropout)
+    epochs = EPOCHS_AT_PAR * math.sqrt(tokens / parameters) * (1 + _EPOCHS_FOR_DROPOUT * (config.dropout or 0.0))
     return max(fewest, min(most, epochs))
 
 

@@ -90,7 +90,7 @@ def train_text(
         config = settled(config, start, corpus, runtime)
         check_split(config.batch_size, ranks)
         torch.manual_seed(config.seed)
-        model = start.model or GPT(corpus_shape(config, corpus), config.dropout)
+        model = start.model or GPT(corpus_shape(config, corpus), config.dropout or 0.0)
         shared = runtime.wrap(model.train(), config.parallel)
         warnings = [*corpus.warnings(), *check_fit(config, model, corpus)]
         logger.message(corpus.line())
@@ -170,7 +170,7 @@ def train_text(
         # --- the loop ---------------------------------------------------------------------
         while fraction < 1 or state.step == 0:
             scale = lr_factor(state) * lr_scale(
-                config.schedule, fraction, warmup=config.warmup, cooldown=config.cooldown, floor=config.min_lr
+                config.schedule, fraction, warmup=config.warmup, cooldown=config.decay, floor=config.min_lr
             )
             set_lr(optimizers, scale)
             x, y = batches(data_step(state))  # (B, T) each
