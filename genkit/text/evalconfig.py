@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from genkit.config import Config, option, parse_count
 from genkit.errors import UsageError
 
-_DATA, _TEXT, _WINDOW = "Data", "Text models", "Text models: window"
+_DATA, _TEXT, _WINDOW, _LABELS = "Data", "Text models", "Text models: window", "Classifiers"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +22,8 @@ class EvalConfig(Config):
         section=_DATA,
     )
     text_field: str = option("text", "Field that holds the text in jsonl, csv and parquet.", section=_TEXT)
+    label_field: str = option("label", "Field that holds the label.", section=_LABELS)
+    pair_field: str | None = option(None, "Field of the second text of a pair.", section=_LABELS)
     encoding_errors: str = option(
         "strict", "What to do with bytes that are not UTF-8.", choices=("strict", "replace"), section=_TEXT
     )
