@@ -76,7 +76,7 @@ def publish(
         seconds=state.elapsed,
         metrics=state.extra.get("metrics"),
     )
-    record |= {key: state.extra[key] for key in ("base", "trained_before") if key in state.extra}
+    record |= {key: state.extra[key] for key in ("base", "trained_before", "compressed") if key in state.extra}
     if config.lora:
         beside = f"{into}/{ADAPTER}" if into else ADAPTER
         _publish_adapter(run, model, config, record, into=beside)

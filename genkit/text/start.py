@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from genkit import library
@@ -53,6 +54,21 @@ class Start:
     model: GPT | None = None
     tokenizer: Tokenizer | None = None
     origin: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A training run that begins with another model than `--init-from`, and learns from more than its text.
+
+    Attributes:
+        start: gives the model that the run begins with, or, from the folder of the run, goes on with.
+        loss: mean loss of a model, ids and targets (B, T).
+        command: what resumes the run, up to its flags.
+    """
+
+    start: Callable[[Path | None], Start]
+    loss: Callable[[GPT, Tensor, Tensor], Tensor]
+    command: str
 
 
 def starting_point(config: TextTrainConfig, *, resumed: Path | None = None) -> Start:

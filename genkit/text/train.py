@@ -19,7 +19,7 @@ from genkit.text.models.gpt import GPT
 from genkit.text.publish import crown, publish, sample
 from genkit.text.recipe import as_begun, budget_of
 from genkit.text.shape import shape_line
-from genkit.text.start import check_fit, corpus_shape, optimizers_of, settled, starting_point, train_state
+from genkit.text.start import Lesson, check_fit, corpus_shape, optimizers_of, settled, starting_point, train_state
 from genkit.text.step import OUT_OF_MEMORY, train_step, training_batch
 from genkit.training.ahead import Ahead
 from genkit.training.log import Loggers, MetricLogger, TrainReport
@@ -49,6 +49,7 @@ def train_text(
     resume: bool = False,
     force: bool = False,
     started: float | None = None,
+    lesson: Lesson | None = None,
 ) -> TrainReport:
     """Train, and leave a run directory that `genkit text -m RUN` and `transformers` read.
 
@@ -61,6 +62,7 @@ def train_text(
             the same, bit for bit, as that of a run that was never interrupted.
         force: start anew in a run directory that exists.
         started: `time.monotonic()` from which `config.budget` counts.
+        lesson: what to begin with and to learn instead of what `config` says, on one rank.
 
     Raises:
         UsageError: settings that contradict one another, or the run resumed.
@@ -84,7 +86,8 @@ def train_text(
             expected = check_resumable(out, config, MAY_CHANGE, runtime.placement.precision)
 
         # --- data and model ---------------------------------------------------------------
-        start = starting_point(config, resumed=out if resume else None)
+        resumed = out if resume else None
+        start = lesson.start(resumed) if lesson else starting_point(config, resumed=resumed)
         with ranks.main_first():
             corpus = prepare(config, run.data, start.tokenizer, reading(logger, _megabytes), expected=expected)
         config = settled(config, start, corpus, runtime)
@@ -105,6 +108,8 @@ def train_text(
             restore(run, state, logger, "tokens")
         # DistributedDataParallel sees the passes through its own forward only
         loss_of = model.loss if shared is model else lambda ids, targets: shared(ids, targets=targets)
+        if lesson:
+            loss_of = partial(lesson.loss, model)
         compute_loss = runtime.compile(loss_of, bool(config.compile))
         parts = state.extra.get("accumulate", config.accumulate)
         budget = budget_of(config, corpus.tokens_per_epoch)
@@ -212,9 +217,8 @@ def train_text(
             # once in a while: validate, sample, save
             if turn.stopped:
                 save()
-                raise stop.error(
-                    f"at step {state.step} in {out}", f"genkit train-text --resume --out {quote(str(out))}"
-                )
+                command = lesson.command if lesson else "genkit train-text"
+                raise stop.error(f"at step {state.step} in {out}", f"{command} --resume --out {quote(str(out))}")
             if fraction < 1:
                 if "eval" in turn.due:
                     measure()
