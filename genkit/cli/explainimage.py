@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from genkit.pipeline import ImagePipeline
 
 _DEFAULT = "genkit-directions.png"
+_FLAT = 2.0  # times the mean share that the strongest direction should have
 
 
 def explain_image(
@@ -49,6 +50,11 @@ def explain_image(
         with atomic_write(path, clobber=clobber) as file:  # what cannot be written fails before anything is drawn
             pictures = [event.pixels for event in pipeline.render(moved(start, found, steps))]
             file.write(encode(strip(pictures, found, steps), "png", note))
+    if found.shares[0] < _FLAT / pipeline.nz:
+        terminal.note(
+            f"the first layer treats all directions nearly alike (the first has {found.shares[0]:.1%} of all change, "
+            f"the mean is {1 / pipeline.nz:.1%}), so none may show much"
+        )
     if not terminal.json:
         write(path + "\n")
         return

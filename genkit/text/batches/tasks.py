@@ -140,7 +140,7 @@ class LineReader:
         if messages is None and type(prompt) is not str:
             raise InputError("there is no prompt" if prompt is None else f"prompt {_short(prompt)} is not text")
         if messages is not None or self._chat:
-            told = [{"role": "user", "content": prompt}] if messages is None else question_of(messages, "the line")
+            told = [{"role": "user", "content": prompt}] if messages is None else question_of(messages, "the conversation")
             if self._system is not None and told[0]["role"] != "system":
                 told = [{"role": "system", "content": self._system}, *told]
             messages, prompt, conversation = told, prompt or "", self._conversation(told)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genkit.errors import ResourceError
 from genkit.text.explain.look import Target
@@ -46,9 +48,12 @@ def attribute(subject: Subject, target: Target, steps: int, device: torch.device
     empty = ids.clone()
     empty[0, target.own.start : target.own.stop] = subject.nothing
     found: Tensor = integrated.attribute(ids, empty, n_steps=steps, internal_batch_size=_ROWS)  # (1, T, C)
+    score = _scorer(subject, target)
     with torch.no_grad():
-        score = _scorer(subject, target)
-        difference = (score(ids) - score(empty)).item()
+        vectors = subject.embedding(empty)
+        difference = score(ids).item()
+        with _embedded(subject.embedding, vectors):  # the ids still say how long the text is
+            difference -= score(ids).item()
     values = found.detach().double().sum(-1)[0]  # (T,)
     own = values[target.own.start : target.own.stop]
     return Attribution(own.tolist(), difference, values.sum().item() - difference)
@@ -62,6 +67,16 @@ def _scorer(subject: Subject, target: Target) -> Any:
         return logits[:, target.id] if target.place is None else logits[:, target.place, target.id]
 
     return score
+
+
+@contextmanager
+def _embedded(layer: nn.Module, vectors: Tensor) -> Iterator[None]:
+    """Have an embedding give `vectors`, whatever it is asked."""
+    hook = layer.register_forward_hook(lambda module, given, made: vectors)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _captum() -> Any:
