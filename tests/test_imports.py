@@ -143,7 +143,7 @@ def test_rich_and_transformers_stay_where_they_belong(module: str) -> None:
     assert not any(n.split(".")[0] == "transformers" for n in imports(module, inside_functions=False))
 
 
-COMMANDS = ("text", "image", "train-text", "train-gan", "eval", "score", "info", "models", "export", "doctor", "completion")
+COMMANDS = ("text", "image", "train-text", "train-gan", "eval", "score", "info", "models", "compress", "export", "doctor", "completion")
 
 
 @pytest.mark.parametrize("args", [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)], ids=" ".join)

@@ -47,6 +47,7 @@ COMMANDS = {
     "score": Entry("Models", "score", "Compare texts with references: BLEU, chrF, ROUGE, METEOR."),
     "info": Entry("Models", "info", "Say what a model, or what genkit made, is."),
     "models": Entry("Models", "models", "List the models there are."),
+    "compress": Entry("Models", "compress", "Quantise, prune or distil a model."),
     "export": Entry("Models", "export", "Write a model as gguf, onnx or a Hugging Face folder."),
     "doctor": Entry("This machine", "doctor", "Say what works here, and how to mend what does not."),
     "completion": Entry("This machine", "completion", "Print the completion script of a shell."),

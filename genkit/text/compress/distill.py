@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genkit import library
 from genkit.errors import InputError, UsageError
 from genkit.runtime.manager import Runtime
 from genkit.text.adapters import model_hash
-from genkit.text.compress.directory import COMPRESSED, check_source, record_of
+from genkit.text.compress.directory import check_source, record_of
 from genkit.text.compress.losses import distillation_loss
 from genkit.text.compress.prune import narrowed, pruned_width
 from genkit.text.compress.student import make_student, student_shape
@@ -120,19 +119,3 @@ def _check_unchanged(name: str, folder: Path, record: dict[str, Any]) -> None:
     base = record.get("base")
     if not isinstance(base, dict) or base.get("sha256") != model_hash(folder):
         raise InputError(f"{name} is not what it was when this run began", "bring it back, or start anew with --force")
-
-
-def resumable(out: Path) -> tuple[str, dict[str, Any]]:
-    """The model that the run in `out` learns from, and the settings that it began with.
-
-    Raises:
-        InputError: no run of `genkit compress`.
-    """
-    record = read_record(out) if (out / library.RECORD).is_file() else {}
-    method, base, saved = (record.get(key) for key in (COMPRESSED, "base", "config"))
-    if not all(isinstance(part, dict) for part in (method, base, saved)):
-        raise InputError(f"{out} is no run of {COMMAND} that can be resumed", "name one with --out")
-    known = set(CompressConfig.__dataclass_fields__)
-    settings = {key: value for key, value in saved.items() if key in known}
-    settings |= {"prune": method.get("share"), "distill_into": method.get("into")}
-    return str(base.get("model")), settings | {"teacher_weight": method.get("teacher_weight")}
