@@ -49,7 +49,9 @@ BEFORE_SAVING = {"metrics.jsonl", "checkpoints", "data", "tensorboard"}
 """All that a run holds before its first checkpoint, besides the lock and the mark."""
 OURS = BEFORE_SAVING | {
     "samples", BEST, "adapter", "curves.png", "model.safetensors", "config.json", "genkit.json", "generator.onnx",
-    "tokenizer.json", "tokenizer_config.json", "generation_config.json",
+    "tokenizer.json", "tokenizer_config.json", "generation_config.json", "special_tokens_map.json",
+    "added_tokens.json", "chat_template.jinja", "vocab.json", "vocab.txt", "merges.txt", "spiece.model",
+    "sentencepiece.bpe.model", "tokenizer.model", "source.spm", "target.spm",
 }  # fmt: skip
 """What genkit writes into a run, besides the lock and the mark."""
 
