@@ -13,6 +13,7 @@ from genkit.text.config import TextTrainConfig
 EXAMPLES = """
 genkit train-text --data book.txt --out run
 genkit train-text --data corpus/ --data more.jsonl.gz --preset baby --budget 2h --out run
+genkit train-text --data pairs.tsv --init-from hf:t5-small --source-prefix "translate English to German: " --out run
 genkit train-text --resume --out run
 genkit train-text --data book.txt --steps 500 --dry-run
 """
@@ -24,7 +25,7 @@ genkit train-text --data book.txt --steps 500 --dry-run
 @runtime_options("train-text")
 @click.pass_context
 def train_text(ctx: click.Context, /, **values: Any) -> None:
-    """Train a GPT on text files, and leave a model directory.
+    """Train a GPT on text files, or a T5, BART or Marian model on pairs; leave a model directory.
 
     It loads with `genkit text -m RUN` and with the transformers library. Without
     --budget, --steps or --tokens it trains for ten minutes. Ctrl-C saves and stops;

@@ -83,13 +83,14 @@ def test_a_bad_record_is_named_by_file_and_line(tmp_path: Path, bad: object, pro
     path = _write(tmp_path / "pairs.jsonl", {"source": "a", "target": "b"}, bad)
     with pytest.raises(InputError) as caught:
         list(read_pairs([path]))
-    assert f"{path}:2" in str(caught.value) and problem in str(caught.value)
+    assert f"{path}:2" in str(caught.value)
+    assert problem in str(caught.value)
     assert caught.value.hint
 
 
 def test_a_field_that_is_not_there(tmp_path: Path) -> None:
     path = _write(tmp_path / "pairs.jsonl", {"en": "a", "de": "b"})
-    with pytest.raises(InputError, match="has no field 'fr'.*--target-field: en, de"):
+    with pytest.raises(InputError, match=r"has no field 'fr'.*--target-field: en, de"):
         _sides(path, source_field="en", target_field="fr")
 
 

@@ -1,8 +1,7 @@
-"""Pairs made ready: which of them train, which validate, and the batch of each step."""
+"""Pairs made ready: tokenized, and divided into those that train and those that validate."""
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import itertools
 from array import array
@@ -14,7 +13,6 @@ import torch
 from torch import Tensor
 
 from genkit.errors import InputError, UsageError
-from genkit.runtime.manager import derive_seed
 from genkit.text.config import TextTrainConfig
 from genkit.text.losses import IGNORE
 from genkit.text.pairs import Pair, read_pairs
@@ -25,7 +23,6 @@ Progress = Callable[[int, int], None]
 
 USUAL_LENGTH = 512  # tokens of a side, at most, where nobody says more
 _AT_ONCE = 1024  # pairs to tokenize together
-_WINDOW = 32  # batches whose pairs are sorted by length together
 _MOST_UNKNOWN = 0.05  # of the tokens, as for plain text
 _SHOWN = 32  # held-out pairs whose targets the model writes while it trains
 
@@ -79,13 +76,13 @@ class PairSet:
     @property
     def pairs_per_epoch(self) -> int:
         """Training pairs, each as often as its weight says."""
-        return sum(_share(numbers, weight) for numbers, weight in zip(self.train, self.weights, strict=True))
+        return sum(share(numbers, weight) for numbers, weight in zip(self.train, self.weights, strict=True))
 
     @property
     def tokens_per_epoch(self) -> int:
         """Tokens of both sides of these."""
         counts = [np.sum(self.lengths(numbers)) / len(numbers) for numbers in self.train]
-        shares = [_share(numbers, weight) for numbers, weight in zip(self.train, self.weights, strict=True)]
+        shares = [share(numbers, weight) for numbers, weight in zip(self.train, self.weights, strict=True)]
         return round(sum(count * share for count, share in zip(counts, shares, strict=True)))
 
     def line(self) -> str:
@@ -245,6 +242,11 @@ def _look_up(config: TextTrainConfig, numbers: np.ndarray) -> tuple[tuple[int, P
     return tuple(found)
 
 
+def share(numbers: np.ndarray, weight: float) -> int:
+    """How many of the pairs an epoch takes, repeats counted."""
+    return max(1, int(weight * len(numbers)))
+
+
 def spread(numbers: np.ndarray, most: int) -> np.ndarray:
     """Up to `most` of the numbers, one at least where there are any, at even distances."""
     count = min(len(numbers), max(1, most))
@@ -265,73 +267,6 @@ def limits(config: TextTrainConfig, model: Seq2Seq) -> tuple[int, int]:
         if (limit or 0) > model.context:
             raise UsageError(f"{flag} {limit} is more than the model can see", f"use {model.context} or less")
     return config.max_source_tokens or usual, config.max_target_tokens or usual
-
-
-class Batches:
-    """Which pairs each step trains on: a pure function of the seed and the step.
-
-    Every epoch takes each pair once, or as often as its weight says, in an order of its
-    own. Of so many batches together the pairs are sorted by length, so that little
-    padding is needed, and then the batches are shuffled.
-    """
-
-    def __init__(self, pairs: PairSet, *, batch_size: int, seed: int) -> None:
-        self._pairs, self._size, self._seed = pairs, batch_size, seed
-        self._together = max(1, min(_WINDOW, pairs.pairs_per_epoch // batch_size))
-        self._order = functools.lru_cache(maxsize=2)(self._shuffled)
-        self._window = functools.lru_cache(maxsize=2)(self._sorted)
-
-    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        """Sources (B, S) and targets (B, T) of a step, as `PairSet.padded`."""
-        return self._pairs.padded(self.numbers(step))
-
-    def numbers(self, step: int) -> np.ndarray:
-        """(B,) which pairs these are."""
-        window, place = divmod(step, self._together)
-        return self._window(window)[place]
-
-    def _sorted(self, window: int) -> np.ndarray:
-        """(batches, B) the pairs of some steps."""
-        count = self._together * self._size
-        numbers = self._stream(window * count, count)
-        sources, targets = self._pairs.lengths(numbers)
-        batches = numbers[np.lexsort((targets, sources))].reshape(self._together, self._size)
-        return self._random(f"window {window}").permutation(batches)
-
-    def _stream(self, start: int, count: int) -> np.ndarray:
-        """The pairs at places of the endless row of epochs."""
-        epoch_size, found = self._pairs.pairs_per_epoch, []
-        while count > 0:
-            epoch, place = divmod(start, epoch_size)
-            part = self._order(epoch)[place : place + count]
-            found.append(part)
-            start, count = start + len(part), count - len(part)
-        return np.concatenate(found)
-
-    def _shuffled(self, epoch: int) -> np.ndarray:
-        parts = []
-        for which, (numbers, weight) in enumerate(zip(self._pairs.train, self._pairs.weights, strict=True)):
-            share = _share(numbers, weight)
-            # whole passes over the source, each in an order of its own, of which the epoch takes its part
-            first, last = epoch * share // len(numbers), -(-(epoch + 1) * share // len(numbers))
-            passes = [
-                self._random(f"source {which} pass {number}").permutation(numbers) for number in range(first, last)
-            ]
-            begin = epoch * share - first * len(numbers)
-            parts.append(np.concatenate(passes)[begin : begin + share])
-        return self._random(f"epoch {epoch}").permutation(np.concatenate(parts))
-
-    def _random(self, name: str) -> np.random.Generator:
-        return np.random.Generator(np.random.Philox(derive_seed(self._seed, name)))
-
-
-def units(sources: Tensor, targets: Tensor) -> int:
-    """Tokens of a batch, padding left out."""
-    return int((sources != IGNORE).sum()) + int((targets != IGNORE).sum())
-
-
-def _share(numbers: np.ndarray, weight: float) -> int:
-    return max(1, int(weight * len(numbers)))
 
 
 def _key(text: bytes) -> int:

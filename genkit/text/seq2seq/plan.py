@@ -9,7 +9,8 @@ from typing import Any
 from genkit.runtime.manager import Runtime, memory_guard
 from genkit.text.config import TextTrainConfig
 from genkit.text.recipe import budget_of
-from genkit.text.seq2seq.data import Batches, prepare, units
+from genkit.text.seq2seq.batches import Batches, units
+from genkit.text.seq2seq.data import prepare
 from genkit.text.seq2seq.start import bounded, optimizers_of, settled, starting_point
 from genkit.text.seq2seq.train import OUT_OF_MEMORY
 from genkit.text.step import train_step

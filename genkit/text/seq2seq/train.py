@@ -15,7 +15,8 @@ from genkit.runtime.manager import Runtime, memory_guard
 from genkit.text.config import TextTrainConfig
 from genkit.text.publish import crown
 from genkit.text.recipe import budget_of
-from genkit.text.seq2seq.data import Batches, prepare, units
+from genkit.text.seq2seq.batches import Batches, units
+from genkit.text.seq2seq.data import prepare
 from genkit.text.seq2seq.evaluate import evaluate
 from genkit.text.seq2seq.publish import publish, sample
 from genkit.text.seq2seq.start import as_begun, bounded, optimizers_of, settled, starting_point
