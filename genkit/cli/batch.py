@@ -13,6 +13,7 @@ import click
 from click.core import ParameterSource
 
 from genkit.cli.chat import chat_form
+from genkit.cli.filters import check_filled, described, filter_config, open_filter, tell_outcome
 from genkit.cli.inorder import InOrder, Tasks
 from genkit.cli.options import Value, option
 from genkit.cli.progress import Report
@@ -97,6 +98,7 @@ def run_batch(
 
     terminal: Terminal = ctx.obj
     _check(ctx)
+    filters = filter_config(ctx)
     shard = parse_shard(ctx.params["shard"], os.environ) if ctx.params["shard"] else None
     with ExitStack() as stack:
         lines = stack.enter_context(Lines(source))
@@ -107,6 +109,7 @@ def run_batch(
                 raise UsageError(f"--output {output} is the input", "choose another name")
         sink = stack.enter_context(open_sink(output, clobber=clobber))
         pipeline = cast("TextPipeline", stack.enter_context(open_model(terminal, model, "text", **placement)))
+        filtered = stack.enter_context(open_filter(filters, pipeline, device=placement["device"]))
         recommended = pipeline.defaults()
         config = settle(own, recommended)
         placed = pipeline.placed(config)
@@ -127,6 +130,7 @@ def run_batch(
             "input_format": form,
             "settings": config.to_dict(),
             **({"chat": True, "system": system} if chat else {}),
+            **({"filter": described(filters)} if filters else {}),
         }
         report = Report(terminal, lines)
         stack.callback(report.close)
@@ -134,7 +138,7 @@ def run_batch(
             for refused in sink.begin(header, tasks):
                 report.found(refused)
             report.resumed(sink.part or "")
-            for result in InOrder(pipeline, tasks, ctx.params["parallel"]).results():
+            for result in InOrder(filtered or pipeline, tasks, ctx.params["parallel"]).results():
                 sink.put(result)
                 report.add(result)
         except KeyboardInterrupt as error:
@@ -143,10 +147,12 @@ def run_batch(
         report.finish()
     if sink.path is not None:
         write(sink.path + "\n")
+    tell_outcome(filtered, terminal)
     if report.refused:
         raise PartialError(
             f"{report.refused:,} of {report.lines:,} lines were refused", "their results say why, the others are done"
         )
+    check_filled(filtered)
 
 
 def _check(ctx: click.Context) -> None:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from genkit.cli.samples import Sample
 from genkit.cli.terminal import error_facts
-from genkit.errors import GenkitError
+from genkit.errors import GenkitError, PartialError
+from genkit.text.safety.config import GIVEN_UP
 
 if TYPE_CHECKING:
     from genkit.pipeline import TextEvent, TextJob, TextPipeline
+    from genkit.pipeline.filtered import FilteredPipeline
     from genkit.text.batches.lines import Line, Lines
     from genkit.text.batches.shard import Shard
     from genkit.text.batches.tasks import LineReader, Refused, Task
@@ -66,7 +68,7 @@ class InOrder:
     pauses nor one long text holds up what is done, and little waits in memory.
     """
 
-    def __init__(self, pipeline: TextPipeline, tasks: Tasks, parallel: int | None) -> None:
+    def __init__(self, pipeline: TextPipeline | FilteredPipeline, tasks: Tasks, parallel: int | None) -> None:
         self._pipeline, self._tasks, self._parallel = pipeline, tasks, parallel
         self._slots: deque[_Slot] = deque()  # begun, in the order of the lines
         self._begun = 0  # continuations in them
@@ -131,12 +133,20 @@ class _Slot:
         if event.error is not None:
             self._refuse(event.error)
             return True
-        self._done[event.index] = self._samples[event.index].add(event)
+        if event.finish != GIVEN_UP:
+            self._done[event.index] = self._samples[event.index].add(event)
         self._left -= event.finish is not None
         if self._left == 0:
-            tokens = sum(sample["tokens"] for sample in self._done)
-            self.result = Result(self._line, self._facts | {"samples": self._done}, tokens, None)
+            self._finish([sample for sample in self._done if sample is not None])
         return self.result is not None
+
+    def _finish(self, samples: list[dict[str, Any]]) -> None:
+        if not samples:
+            self._refuse(PartialError("the filter rejected every draw", "raise --filter-attempts"))
+            return
+        missing = {"unfilled": self.size - len(samples)} if len(samples) < self.size else {}
+        tokens = sum(sample["tokens"] for sample in samples)
+        self.result = Result(self._line, self._facts | {"samples": samples} | missing, tokens, None)
 
     def _refuse(self, error: GenkitError) -> None:
         self.result = Result(self._line, {"id": self._task.id, "error": error_facts(error)}, 0, error)

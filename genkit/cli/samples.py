@@ -31,8 +31,8 @@ def as_text(events: Iterable[TextEvent], start: str) -> Iterator[str]:
     index, last = -1, "\n"
     for event in events:
         if event.index != index:
+            yield SEPARATOR * (index >= 0)
             index = event.index
-            yield SEPARATOR * (index > 0)
             yield start
             last = start or last
         yield event.text
@@ -42,9 +42,18 @@ def as_text(events: Iterable[TextEvent], start: str) -> Iterator[str]:
 
 
 def as_json(
-    events: Iterable[TextEvent], facts: dict[str, Any], piece: Callable[[int], str], *, lines: bool
+    events: Iterable[TextEvent],
+    facts: dict[str, Any],
+    piece: Callable[[int], str],
+    *,
+    lines: bool,
+    last: Callable[[], dict[str, Any]] = dict,
 ) -> Iterator[str]:
-    """A document of all samples, or a line for each as soon as it ends."""
+    """A document of all samples, or a line for each as soon as it ends.
+
+    Args:
+        last: facts that are known when all samples are there; of the document only.
+    """
     beams = facts["settings"]["num_beams"] > 1
     samples, current = [], Sample(facts["seed"], piece, beams=beams)
     for event in events:
@@ -56,7 +65,7 @@ def as_json(
         else:
             samples.append(sample)
     if not lines:
-        yield to_json(facts | {"samples": samples}, indent=2) + "\n"
+        yield to_json(facts | {"samples": samples} | last(), indent=2) + "\n"
 
 
 class Sample:
@@ -87,6 +96,7 @@ class Sample:
             "finish": event.finish,
             "tokens": event.tokens,
         }
+        sample |= {"rejected": rejected} if (rejected := getattr(event, "rejected", None)) is not None else {}
         return sample | ({"logprobs": self._logprobs} if self._logprobs else {})
 
     def _token(self, token: int, logprob: float) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -12,6 +13,7 @@ import click
 from genkit import library
 from genkit.cli.batch import batch_options, check_alone, run_batch
 from genkit.cli.chat import chat_form, chat_options, said
+from genkit.cli.filters import check_filled, filled, filter_config, open_filter, outcome, tell_outcome
 from genkit.cli.options import chosen, command, config_options, model_option, option, runtime_options, seed_option
 from genkit.cli.prompt import given_text, prompt_text
 from genkit.cli.samples import as_json, as_text, in_order
@@ -20,6 +22,7 @@ from genkit.cli.terminal import STANDARD_OUTPUT, Terminal, is_terminal, printabl
 from genkit.errors import UsageError
 from genkit.files import atomic_write
 from genkit.text.config import GenerationConfig
+from genkit.text.safety.config import FilterConfig
 
 if TYPE_CHECKING:
     from genkit.pipeline import TextEvent, TextPipeline
@@ -32,6 +35,7 @@ echo "Once there was a dog" | genkit text --max-new-tokens 50
 cat opening.txt | genkit text - "The next day," --output story.txt
 genkit text "Tom said" -n 8 --format jsonl | jq -r .text
 genkit text --input prompts.jsonl --output stories.jsonl
+genkit text "Once" -n 5 --filter @words.txt --filter-pattern "kill(ed|s)?"
 genkit text -m run --chat --system "Answer in one word." "What is the capital of France?"
 """
 
@@ -40,6 +44,7 @@ genkit text -m run --chat --system "Answer in one word." "What is the capital of
 @click.argument("prompt", nargs=-1)
 @model_option(library.DEFAULT_TEXT)
 @config_options(GenerationConfig)
+@config_options(FilterConfig)
 @seed_option
 @chat_options
 @batch_options
@@ -101,6 +106,10 @@ def text(
     on where a killed one stopped. A line with messages is a conversation to answer:
     {"messages": [{"role": "user", "content": "Hello"}]}.
 
+    A --filter reads each text when it is whole; what it rejects is drawn anew from another
+    seed. A text that is rejected --filter-attempts times is left out, and the exit code is 7.
+    A filter finds what it is told to find: it promises no more.
+
     With --chat the prompt is what a user says, and the model answers, as its chat template
     has it; see `genkit chat`.
     """
@@ -113,6 +122,7 @@ def text(
     output = None if output in STANDARD_OUTPUT else output
     placement = {"device": device, "precision": precision, "engine": engine}
     chat |= system is not None
+    filters = filter_config(ctx)
     if input is not None:
         run_batch(ctx, input, own, model=model, seed=seed, output=output, clobber=not no_clobber, placement=placement)
         return
@@ -124,10 +134,13 @@ def text(
         raise UsageError(f"--logprobs {config.logprobs} does not show in text", "add --format jsonl")
     start = prompt_text(ctx, prompt)
     to_terminal = output is None and is_terminal(sys.stdout)
-    live = to_terminal if stream is None else stream
+    live = not filters and (to_terminal if stream is None else stream)
+    if filters and to_terminal:
+        terminal.note("each text is shown when the filter has read all of it")
 
-    with open_model(terminal, model, "text", **placement) as opened:
-        pipeline = cast("TextPipeline", opened)
+    with ExitStack() as stack:
+        pipeline = cast("TextPipeline", stack.enter_context(open_model(terminal, model, "text", **placement)))
+        filtered = stack.enter_context(open_filter(filters, pipeline, device=device))
         from genkit.text.settings import settle
 
         config = settle(own, pipeline.defaults())
@@ -140,8 +153,12 @@ def text(
             seed = random_seed()
             terminal.note(f"seed {seed}")
         with _sink(output, clobber=not no_clobber, live=live) as put:
-            tokens = timed(terminal, pipeline.stream(asked, config, seed=seed, parallel=parallel, live=live), "tokens")
-            events = in_order(tokens, config.n)
+            drawn: Iterable[TextEvent] = (
+                pipeline.stream(asked, config, seed=seed, parallel=parallel, live=live)
+                if filtered is None
+                else filtered.stream(asked, config, seed=seed, parallel=parallel)
+            )
+            events = filled(in_order(timed(terminal, drawn, "tokens"), config.n))
             if config.constraint is not None:
                 events = _told_if_cut(events, config.constraint, terminal)
             if form == "text":
@@ -158,11 +175,14 @@ def text(
                     "seed": seed,
                     "settings": config.to_dict(),
                 }
-                pieces = as_json(events, facts, pipeline.piece, lines=form == "jsonl")
+                last = functools.partial(outcome, filtered)
+                pieces = as_json(events, facts, pipeline.piece, lines=form == "jsonl", last=last)
             for piece in pieces:
                 put(printable(piece) if to_terminal else piece)
     if output is not None:
         write(output + "\n")
+    tell_outcome(filtered, terminal)
+    check_filled(filtered)
 
 
 def _told_if_cut(events: Iterable[TextEvent], flag: str, terminal: Terminal) -> Iterator[TextEvent]:
