@@ -81,7 +81,15 @@ def test_models_are_the_bundled_ones_and_the_runs(complete: Run, tmp_path: Path)
     (tmp_path / "runs/mine/config.json").write_text("{}")
     (tmp_path / "runs/not-yet").mkdir()
     known = [("plain", name) for name in ("fruits", "kittens", "story", "runs/mine")]
-    for line in ("genkit text -m ", "genkit eval ", "genkit info ", "genkit export ", "genkit train-text --init-from "):
+    for line in (
+        "genkit text -m ",
+        "genkit eval ",
+        "genkit info ",
+        "genkit explain ",
+        "genkit chat -m ",
+        "genkit export ",
+        "genkit train-text --init-from ",
+    ):
         assert complete(line) == known, line
     assert complete("genkit image --model=k") == [("plain", "kittens")]
 

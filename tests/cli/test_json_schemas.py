@@ -202,6 +202,30 @@ def test_train_gan(genkit: Run, image_data: str, tmp_path: Path) -> None:
     check_run(genkit("info", "run", "--json"), "info")
 
 
+def test_chat(genkit: Run, tiny_text: Path) -> None:
+    talk = ("chat", "-m", str(tiny_text), "--max-new-tokens", "4", "--json")
+    check_lines(genkit(*talk, input=b"cat\ndog\n"), "chat")
+    assert "error" in check_lines(genkit(*talk, input=b"a" * 99), "chat", code=7)[0]
+    found = check_run(genkit("text", "-m", str(tiny_text), "--chat", "cat", "--max-new-tokens", "4", "--json"), "text")
+    assert found["messages"]
+
+
+def test_conversations_in_a_batch(genkit: Run, tiny_text: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"messages": [{"role": "user", "content": "cat"}]}\n{"prompt": "cat"}\n')
+    done = genkit("text", "-m", str(tiny_text), "--max-new-tokens", "4", "--input", "in.jsonl")
+    assert ["messages" in value for value in check_lines(done, "text-batch-line")] == [True, False]
+
+
+def test_explain(genkit: Run, tiny_text: Path, tiny_image: Path, tiny_classes: Path) -> None:
+    found = check_run(genkit("explain", str(tiny_text), "The cat", "--attention", "a.png", "--json"), "explain")
+    assert found["kind"] == "causal"
+    check_run(genkit("explain", str(tiny_image), "--out", "a.png", "--json"), "explain")
+    assert check_run(genkit("explain", str(tiny_classes), "--out", "a.png", "--json"), "explain")["class"] == "apple"
+    pytest.importorskip("captum")
+    why = ("--attribution", "b.html", "--steps", "8")
+    assert check_run(genkit("explain", str(tiny_text), "The cat", *why, "--json"), "explain")["attribution"]
+
+
 def check_metrics(run: Path) -> None:
     lines = (run / "metrics.jsonl").read_text().splitlines()
     assert lines
@@ -221,6 +245,8 @@ FAILURES = {
     "info": [[], ["nowhere"], ["x.png"], ["x.jsonl"], ["x.gguf"], ["https://example.com"]],
     "models": [["x"], ["--bogus"]],
     "export": [["story"], ["story", "--to", "onnx", "--out", "x"], ["nowhere", "--to", "hf", "--out", "x"]],
+    "chat": [["-m", "nowhere"], ["-m", "kittens"], ["--top-p", "7"]],
+    "explain": [["nowhere", "x"], ["story", ""], ["story", "x", "--layer", "1"], ["kittens", "--columns", "4"]],
     "doctor": [["x"], ["--color", "blue"]],
     "completion": [[], ["tcsh"]],
 }  # fmt: skip
