@@ -68,6 +68,10 @@ class PairSet:
         sizes = np.diff(self.starts)
         return sizes[2 * pairs], sizes[2 * pairs + 1]
 
+    def tokens(self, pairs: np.ndarray) -> int:
+        """Tokens of both sides of some pairs."""
+        return int(np.sum(self.lengths(pairs)))
+
     def padded(self, pairs: Iterable[int]) -> tuple[Tensor, Tensor]:
         """Sources (B, S) and targets (B, T), int64, with IGNORE behind the end of each."""
         chosen = [int(pair) for pair in pairs]
@@ -81,7 +85,7 @@ class PairSet:
     @property
     def tokens_per_epoch(self) -> int:
         """Tokens of both sides of these."""
-        counts = [np.sum(self.lengths(numbers)) / len(numbers) for numbers in self.train]
+        counts = [self.tokens(numbers) / len(numbers) for numbers in self.train]
         shares = [share(numbers, weight) for numbers, weight in zip(self.train, self.weights, strict=True)]
         return round(sum(count * share for count, share in zip(counts, shares, strict=True)))
 

@@ -10,9 +10,9 @@ from genkit.errors import UsageError
 from genkit.text.config import TextTrainConfig
 
 _BRINGS = "the model of --init-from brings its own"
-_PAIRS_ONLY = ("source_field", "target_field", "source_prefix", "max_source_tokens", "max_target_tokens",
+PAIRS_ONLY = ("source_field", "target_field", "source_prefix", "max_source_tokens", "max_target_tokens",
                "label_smoothing")  # fmt: skip
-_NOT_FOR_PAIRS = {
+NOT_FOR_PAIRS = {
     "text_field": "use --source-field and --target-field",
     "tokenizer": _BRINGS,
     "vocab_size": _BRINGS,
@@ -34,9 +34,13 @@ def check_pairs_settings(config: TextTrainConfig) -> None:
     Raises:
         UsageError: names the first of them.
     """
-    _refuse(config, _NOT_FOR_PAIRS, f"does not go with {config.init_from}, a sequence-to-sequence model")
+    _refuse(config, NOT_FOR_PAIRS, f"does not go with {config.init_from}, a sequence-to-sequence model")
     if config.optimizer == "muon":
         raise UsageError("--optimizer muon does not go with a sequence-to-sequence model", "use adamw or adafactor")
+    if config.optimizer == "adafactor":
+        _refuse(
+            config, dict.fromkeys(("beta1", "beta2"), "leave it out, or use adamw"), "is not a setting of Adafactor"
+        )
 
 
 def check_text_settings(config: TextTrainConfig) -> None:
@@ -46,7 +50,7 @@ def check_text_settings(config: TextTrainConfig) -> None:
         UsageError: names the first of them.
     """
     remedy = "leave it out, or name such a model with --init-from, for instance hf:t5-small"
-    _refuse(config, dict.fromkeys(_PAIRS_ONLY, remedy), "is for sequence-to-sequence models, which learn from pairs")
+    _refuse(config, dict.fromkeys(PAIRS_ONLY, remedy), "is for sequence-to-sequence models, which learn from pairs")
     if config.optimizer == "adafactor":
         raise UsageError("--optimizer adafactor is for sequence-to-sequence models", "use adamw or muon")
 

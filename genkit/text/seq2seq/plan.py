@@ -6,6 +6,8 @@ import math
 import time
 from typing import Any
 
+import numpy as np
+
 from genkit.runtime.manager import Runtime, memory_guard
 from genkit.text.config import TextTrainConfig
 from genkit.text.recipe import budget_of
@@ -55,6 +57,8 @@ def plan(config: TextTrainConfig, runtime: Runtime) -> dict[str, Any]:
         "validation_pairs": len(pairs.val),
         "cut_sources": pairs.cut_sources,
         "cut_targets": pairs.cut_targets,
+        "training_tokens": pairs.tokens(np.concatenate(pairs.train)),
+        "validation_tokens": pairs.tokens(pairs.val),
         "tokens_per_step": per_step,
         "tokens_per_second": round(tokens / seconds),
         "steps": steps,

@@ -98,7 +98,8 @@ def _lr(model: Seq2Seq, optimizer: str) -> float:
 def optimizers_of(model: Seq2Seq, config: TextTrainConfig) -> dict[str, Optimizer]:
     """AdamW (Loshchilov and Hutter 2019), or Adafactor (Shazeer and Stern 2018), which keeps sums of rows and columns.
 
-    Matrices decay under AdamW; embeddings, norms and biases do not.
+    Under AdamW matrices decay; embeddings, norms and biases do not. Under Adafactor, whose
+    steps go by the size of each tensor, all do.
     """
     if config.optimizer == "adamw":
         return text_optimizers(
@@ -110,7 +111,7 @@ def optimizers_of(model: Seq2Seq, config: TextTrainConfig) -> dict[str, Optimize
             betas=(config.beta1, config.beta2),
         )
     trained: list[nn.Parameter] = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    adafactor = Adafactor(trained, lr=config.lr)
+    adafactor = Adafactor(trained, lr=config.lr, weight_decay=config.weight_decay)
     for group in adafactor.param_groups:
         group["peak_lr"] = group["lr"]
     return {"adafactor": adafactor}
