@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import time
@@ -13,15 +14,18 @@ import click
 from click.core import ParameterSource
 
 from genkit import library
+from genkit.cli.classifiereval import evaluate_classifier, refuse_labels
 from genkit.cli.completion import by_metavar
+from genkit.cli.generationeval import evaluate_generation, is_about_generation
 from genkit.cli.imageeval import evaluate_images
 from genkit.cli.options import chosen, command, config_options, option, runtime_options
 from genkit.cli.terminal import Terminal, is_terminal, write, write_json
-from genkit.config import flag_name, options
+from genkit.config import Config, flag_name, options
 from genkit.errors import InputError, UsageError
 from genkit.image.evalconfig import ImageEvalConfig
 from genkit.runtime.device import resolve
 from genkit.text.evalconfig import EvalConfig
+from genkit.text.metrics.config import GenerationEvalConfig
 
 if TYPE_CHECKING:
     from genkit.cli.ui import LineBar
@@ -33,6 +37,8 @@ EXAMPLES = """
 genkit eval story --data book.txt
 genkit eval run --data heldout/ --json | jq .bits_per_byte
 genkit eval hf:openai-community/gpt2 --data book.txt --block-size 512 --stride 512
+genkit eval classifier-run --data labelled.jsonl
+genkit eval translator --data pairs.jsonl --metric bleu,chrf
 genkit eval kittens --data photos/
 genkit eval run --data photos.zip --n 5000 --json | jq .metrics.kd_efflite0
 genkit eval --fetch-inception
@@ -42,6 +48,7 @@ genkit eval --fetch-inception
 @command("eval", EXAMPLES)
 @click.argument("model", metavar="MODEL", required=False, shell_complete=by_metavar)
 @config_options(EvalConfig)
+@config_options(GenerationEvalConfig)
 @config_options(ImageEvalConfig)
 @option(
     "--fetch-inception",
@@ -70,6 +77,12 @@ def eval(
     which is scored too, and windows cross into the next. The first token is scored after
     an end-of-text token. In .txt files a line <|endoftext|> ends a document; in jsonl, csv
     and parquet a record is one. Of conversations the answers alone are scored.
+
+    A sequence-to-sequence model, and with --metric any text model: what it generates from
+    the sources of pairs, against their targets, as genkit score measures it.
+
+    A classifier: accuracy, F1 and the confusion matrix on labelled texts, as
+    genkit train-classifier reads them.
 
     An image model: how far --n of its images are from as many of --data, and beside each
     figure how far as many others of the data are from these, which is what a perfect model
@@ -101,7 +114,12 @@ def eval(
         _check_flags(ctx, kind)
         if kind == "image":
             evaluate_images(ctx, model, report.update, device=device, precision=precision, engine=engine)
+        elif library.family(folder) == "classifier":
+            evaluate_classifier(ctx, model, folder, report.update, device=device, precision=precision, engine=engine)
+        elif is_about_generation(ctx, folder):
+            evaluate_generation(ctx, model, report.update, device=device, precision=precision, engine=engine)
         else:
+            refuse_labels(ctx)
             _evaluate_text(ctx, model, folder, report, device=device, precision=precision, engine=engine)
     finally:
         report.close()
@@ -109,9 +127,10 @@ def eval(
 
 def _check_flags(ctx: click.Context, kind: str) -> None:
     """Raise UsageError for settings of the other kind of model."""
-    own, other = (ImageEvalConfig, EvalConfig) if kind == "image" else (EvalConfig, ImageEvalConfig)
-    shared = {field.name for field, _ in options(own)} | {"data"}
-    for field, _ in options(other):
+    texts: tuple[type[Config], ...] = (EvalConfig, GenerationEvalConfig)
+    own, other = ((ImageEvalConfig,), texts) if kind == "image" else (texts, (ImageEvalConfig,))
+    shared = {field.name for each in own for field, _ in options(each)} | {"data"}
+    for field, _ in itertools.chain(*map(options, other)):
         given = ctx.get_parameter_source(field.name) not in (ParameterSource.DEFAULT, None)
         if given and field.name not in shared:
             raise UsageError(f"{flag_name(field)} is not for {kind} models", f"see {ctx.command_path} --help")

@@ -165,6 +165,22 @@ def test_eval_of_images(genkit: Run, tiny_image: Path, image_data: str, monkeypa
     check_run(genkit("eval", "--fetch-inception", "--json"), "eval")
 
 
+def test_eval_of_generation(genkit: Run, tiny_text: Path, tmp_path: Path) -> None:
+    (tmp_path / "pairs.tsv").write_text("The cat\tsat\nA dog\tran\n")
+    args = ("--data", "pairs.tsv", "--metric", "chrf,distinct", "--max-new-tokens", "3", "--json")
+    assert check_run(genkit("eval", str(tiny_text), *args), "eval")["pairs"] == 2
+
+
+def test_texts_behind_a_filter(genkit: Run, tiny_text: Path, tmp_path: Path) -> None:
+    model = ("-m", str(tiny_text), "--max-new-tokens", "4", "--seed", "1", "--filter", "zebra")
+    assert check_run(genkit("text", *model, "The", "-n", "2", "--json"), "text")["filter"]["drawn"] == 2
+    check_lines(genkit("text", *model, "The", "--format", "jsonl"), "text-line")
+    (tmp_path / "in.txt").write_text("The\n")
+    never = ("--filter-pattern", "(?s).", "--filter-attempts", "1")
+    check_lines(genkit("text", *model, "--input", "in.txt"), "text-batch-line")
+    check_lines(genkit("text", *model, "--input", "in.txt", *never), "text-batch-line", code=7)
+
+
 def test_score(genkit: Run, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("the cat sat\nthe dog ran\n")
     every = ",".join(METRICS)

@@ -14,7 +14,7 @@ METRICS = AGAINST_REFERENCES + BY_THEMSELVES
 DEFAULT = ("bleu", "chrf")
 TOKENIZATIONS = ("13a", "intl", "char", "zh", "none")
 
-_METRICS, _TEXTS = "Metrics", "Texts"
+_METRICS, _TEXTS, _GENERATION = "Metrics", "Texts", "Text models: generation"
 
 
 def parse_metrics(given: Iterable[str]) -> tuple[str, ...]:
@@ -52,3 +52,25 @@ class ScoreConfig(Config):
     def metrics(self) -> tuple[str, ...]:
         """Each metric once."""
         return parse_metrics(self.metric)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationEvalConfig(Config):
+    """What a model makes of the sources of pairs, and how that is compared with their targets."""
+
+    data: tuple[str, ...]
+    metric: tuple[str, ...] = option((), f"Generate from the sources of --data, pairs, and compare with the targets: {', '.join(METRICS)}. Default of sequence-to-sequence models: bleu,chrf.", multiple=True, metavar="NAME[,NAME]", section=_GENERATION)
+    source_field: str | None = option(None, "Field that holds the source. Default: source, src, instruction, input or prompt.", metavar="NAME", section=_GENERATION)
+    target_field: str | None = option(None, "Field that holds the target. Default: target, tgt, output or completion.", metavar="NAME", section=_GENERATION)
+    max_new_tokens: int | None = option(None, "Longest text. Default: the model's own, else 200.", min=1, section=_GENERATION)
+    num_beams: int | None = option(None, "Beams to search. Default: the model's own, else the likeliest token each time.", min=1, max=256, section=_GENERATION)
+    stop: tuple[str, ...] = option((), "End before this text; may be repeated.", multiple=True, metavar="TEXT", section=_GENERATION)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parse_metrics(self.metric)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Each metric once."""
+        return parse_metrics(self.metric or DEFAULT)
