@@ -26,6 +26,7 @@ from genkit.text.train import train_text
 from genkit.training.log import MetricLogger, TrainReport
 from genkit.training.record import read_record
 
+DATA = "data"  # folder of a run with its tokens
 CALIBRATION = 32_768  # tokens to measure the importance of neurons on
 COMMAND = "genkit compress"
 
@@ -92,7 +93,9 @@ def distill(
     def start(resumed: Path | None) -> Start:
         if resumed is not None:
             return Start(load_model(resumed), tokenizer)
-        corpus = prepare(training, Path(config.out) / "data", tokenizer)
+        data = Path(config.out) / DATA  # where the run looks for it
+        data.mkdir(exist_ok=True)
+        corpus = prepare(training, data, tokenizer)
         torch.manual_seed(config.seed)
         student = copy.deepcopy(smaller(teacher, config, calibration(corpus, teacher.config.block_size, config.seed)))
         method = config.method() | {"teacher_weight": config.teacher_weight}

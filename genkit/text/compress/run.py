@@ -19,7 +19,7 @@ from genkit.text.compress.directory import (
     write_companions,
     write_shape,
 )
-from genkit.text.compress.distill import calibration, distill, load_teacher, smaller
+from genkit.text.compress.distill import DATA, calibration, distill, load_teacher, smaller
 from genkit.text.compress.quantize import quantize_model
 from genkit.text.compressconfig import CompressConfig
 from genkit.text.data import prepare
@@ -77,7 +77,7 @@ def compress(
     out, report = Path(config.out), None
     with ExitStack() as stack:
         if config.trains:
-            data = out / "data"
+            data = out / DATA
             report = distill(name, folder, config, runtime, logger, resume=resume, force=force, started=started)
         else:
             check_target(out, force=force)
