@@ -134,8 +134,7 @@ def _table(subject: Subject, seen: Look, target: Target | None, found: Attributi
         row = [str(number), _quoted(tokens.pieces[at])]
         place = seen.places[number] if seen.places else None
         if place is not None:
-            known = isinstance(place, Reading)
-            row += [f"{place.probability:.4f}" if known else "-", f"{place.rank:,}" if known else "-"]
+            row += [f"{place.probability:.4f}", f"{place.rank:,}"] if isinstance(place, Reading) else ["-", "-"]
             row += [f"{place.entropy:.2f}"]
         if spoken:
             row += [f"{spoken[at]:+.3f}" if at in spoken else "-"]

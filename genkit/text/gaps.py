@@ -39,6 +39,11 @@ def parts(text: str) -> list[str]:
     return found
 
 
+def marked(text: str, mask: str) -> str:
+    """The text with a model's own `mask` in its gaps, if there are any."""
+    return mask.join(_MARKS.split(text))
+
+
 def before_gap(text: str) -> str:
     """What a causal model sees of a text whose gap is its end, without the blank before the gap.
 

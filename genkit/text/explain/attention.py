@@ -32,7 +32,8 @@ def weights(layer: Attention, x: Tensor, rope: tuple[Tensor, Tensor] | None) -> 
     k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
     scores = q @ k.transpose(2, 3) * layer.head_dim**-0.5  # (B, n_head, T, T)
     future = torch.ones(T, T, dtype=torch.bool, device=x.device).triu(1)
-    return scores.masked_fill(future, float("-inf")).softmax(-1)
+    shares: Tensor = scores.masked_fill(future, float("-inf")).softmax(-1)
+    return shares
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from genkit.errors import InputError
 from genkit.text.explain.subject import Kind, Tokens, check_text, first_of, pieces_of
+from genkit.text.gaps import marked
 
 
 class HubSubject:
@@ -21,9 +22,8 @@ class HubSubject:
         context: tokens that the model can see.
     """
 
-    labels = ()
-
     def __init__(self, model: Any, tokenizer: Any, kind: Kind, context: int) -> None:
+        self.labels: tuple[str, ...] = ()
         self.model, self.tokenizer, self.kind, self.context = model, tokenizer, kind, context
         self.embedding = input_embeddings(model)
         self.mask: int | None = tokenizer.mask_token_id if kind == "masked" else None
@@ -35,7 +35,7 @@ class HubSubject:
 
     def tokens(self, text: str) -> Tokens:
         if self.kind == "masked":
-            return framed(self.tokenizer, text, self.context)
+            return framed(self.tokenizer, marked(text, self.tokenizer.mask_token), self.context)
         found = encoded(self.tokenizer, text, special=False)
         check_text(found.ids, self.context - 1)
         return Tokens(
@@ -54,6 +54,37 @@ class HubSubject:
 
     def attention(self, ids: Tensor) -> Tensor:
         return attention_of(self.model, ids)
+
+
+def open_hub(folder: Path, kind: Kind, device: torch.device) -> HubSubject:
+    """The causal or masked model in `folder`, in fp32.
+
+    Raises:
+        InputError: `transformers` is missing, or does not build such a model of these files.
+    """
+    from genkit.text.models.hub import quiet_transformers
+
+    with quiet_transformers():
+        from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+
+        builder = AutoModelForMaskedLM if kind == "masked" else AutoModelForCausalLM
+        kept: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, **kept)
+            model = builder.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, **kept)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise InputError(f"{folder} makes no {kind} model: {reason}", "name another model") from error
+    return HubSubject(model.to(device).eval().requires_grad_(False), tokenizer, kind, context_of(model, tokenizer))
+
+
+def context_of(model: Any, tokenizer: Any) -> int:
+    """Tokens that a model sees, the special ones included."""
+    lengths = [tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None) or 1 << 20]
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            lengths.append(module.num_embeddings - module.padding_idx - 1)  # RoBERTa counts from behind the padding
+    return int(min(lengths))
 
 
 def input_embeddings(model: Any) -> nn.Module:

@@ -19,9 +19,9 @@ class ClassifierSubject:
     """Either kind of classifier."""
 
     kind: Kind = "classifier"
-    mask = None
 
     def __init__(self, folder: Path, device: torch.device) -> None:
+        self.mask: int | None = None
         model = load_classifier(folder)
         model.to(device).eval().requires_grad_(False)
         self.model, self.labels = model, model.classes

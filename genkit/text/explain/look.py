@@ -81,7 +81,7 @@ def _gap_by_gap(subject: Subject, tokens: Tokens, ids: torch.Tensor, top: int) -
         where = range(start, min(start + _MASKED_ROWS, tokens.own.stop))
         rows = ids.repeat(len(where), 1)  # (B, T)
         for row, place in enumerate(where):
-            rows[row, place] = subject.mask
+            rows[row, place] = subject.mask or 0
         logits = subject.scores(rows)  # (B, T, V)
         here = torch.stack([logits[row, place] for row, place in enumerate(where)])  # (B, V)
         said = [tokens.ids[place] for place in where]

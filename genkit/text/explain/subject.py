@@ -72,15 +72,15 @@ class OwnSubject:
     """One of our GPTs. The text stands behind an end-of-text token, as in `genkit eval`."""
 
     kind: Kind = "causal"
-    mask = None
-    labels = ()
 
     def __init__(self, folder: Path, device: torch.device) -> None:
+        self.mask: int | None = None
+        self.labels: tuple[str, ...] = ()
         self.tokenizer = Tokenizer.load(folder)
         model = load_model(folder)
         check_usable(folder, model, self.tokenizer)
         self.model = model.to(device).eval().requires_grad_(False)
-        self.embedding = model.embed
+        self.embedding: nn.Module = model.embed
         self.nothing = self.tokenizer.eos_id
 
     def tokens(self, text: str) -> Tokens:
