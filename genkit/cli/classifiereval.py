@@ -85,7 +85,9 @@ def _by_class(found: Measures) -> str:
     wide = _wide(found)
     lines = [f"{'class':<{wide}}  precision  recall      F1   texts\n"]
     for i, name in enumerate(found.classes):
-        figures = f"{found.precision[i]:9.4f}  {found.recall[i]:6.4f}  {found.f1[i]:6.4f}  {found.confusion[i].sum():6,}"
+        figures = (
+            f"{found.precision[i]:9.4f}  {found.recall[i]:6.4f}  {found.f1[i]:6.4f}  {found.confusion[i].sum():6,}"
+        )
         lines.append(f"{_short(name):<{wide}}  {figures}\n")
     return "".join(lines)
 

@@ -23,7 +23,9 @@ def question_options(function: Any) -> Any:
     """`--input` and `--output`, and what goes with them."""
     for add in (
         option("--no-clobber", section="Output", is_flag=True, help="Refuse to replace a file."),
-        option("--output", section="Output", metavar="FILE|-", help="Write here; a file there is replaced in one step."),
+        option(
+            "--output", section="Output", metavar="FILE|-", help="Write here; a file there is replaced in one step."
+        ),
         option(
             "--text-field",
             section="Texts",

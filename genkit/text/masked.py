@@ -21,22 +21,14 @@ class MaskedModel:
     """
 
     def __init__(self, folder: Path, runtime: Runtime) -> None:
-        from genkit.text.models.hub import quiet_transformers
+        from genkit.text.models.hub import load_hub, load_tokenizer
 
-        with quiet_transformers():
-            from transformers import AutoModelForMaskedLM, AutoTokenizer
-
-            kept: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-            try:
-                self._tokenizer = AutoTokenizer.from_pretrained(folder, **kept)
-                model = AutoModelForMaskedLM.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, **kept)
-            except (OSError, ValueError, KeyError, RuntimeError) as error:
-                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-                raise InputError(f"{folder} is no masked model: {reason}", "name another --model") from error
+        self._tokenizer = load_tokenizer(folder)
         if self._tokenizer.mask_token_id is None:
             raise InputError(f"{folder}: the tokenizer has no mask token", "use the tokenizer that the model came with")
-        self._model, self._runtime = model.to(runtime.device).eval(), runtime
-        self._context = _context(model, self._tokenizer)
+        model = load_hub(folder, "masked")
+        self._model, self._runtime = model.to(runtime.device), runtime
+        self._context = longest(model, self._tokenizer)
 
     @torch.no_grad()
     def fill(self, text: str, top_k: int) -> list[list[Candidate]]:
@@ -67,7 +59,9 @@ class MaskedModel:
         self, ids: list[int], place: int, tokens: Sequence[int], shares: Sequence[float]
     ) -> list[Candidate]:
         return [
-            Candidate(token, self._tokenizer.decode([token]), share, self._text([*ids[:place], token, *ids[place + 1 :]]))
+            Candidate(
+                token, self._tokenizer.decode([token]), share, self._text([*ids[:place], token, *ids[place + 1 :]])
+            )
             for token, share in zip(tokens, shares, strict=True)
         ]
 
@@ -78,6 +72,10 @@ class MaskedModel:
         return str(tokenizer.decode(kept)).strip()
 
 
-def _context(model: Any, tokenizer: Any) -> int:
+def longest(model: Any, tokenizer: Any) -> int:
+    """Tokens that a model of `transformers` has positions for; a large number where it counts them relatively."""
     lengths = [tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None) or 1 << 20]
-    return int(min(lengths))
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            lengths.append(module.num_embeddings - module.padding_idx - 1)  # RoBERTa counts from behind the padding
+    return int(min(*lengths, 1 << 20))

@@ -123,5 +123,3 @@ def numbers(examples: Sequence[Example], classes: Classes) -> np.ndarray:
     """(N,) the number of each example's class."""
     index = {name: number for number, name in enumerate(classes)}
     return np.array([index[example.label] for example in examples], dtype=np.int64)
-
-

@@ -16,6 +16,7 @@ from genkit.files import read_json
 from genkit.library import CONFIG, WEIGHTS
 from genkit.text.classify.labelled import Classes
 from genkit.text.classify.model import USUAL_LENGTH, Classifier, ModelFiles, Row, class_names, named
+from genkit.text.masked import longest
 from genkit.training.weights import load_tensors
 
 _ONE_FILE = "1000GB"  # as the largest shard
@@ -33,7 +34,7 @@ class HubClassifier(Classifier):
         self.body, self.tokenizer, self.classes = body, tokenizer, classes
         config = body.config.get_text_config()
         self.width = int(config.hidden_size)
-        self.context = _context(body, tokenizer)
+        self.context = longest(body, tokenizer)
         self.max_length = min(max_length or min(self.context, USUAL_LENGTH), self.context)
         self.pad_id = int(body.config.pad_token_id)
         self._has_types = "token_type_ids" in tokenizer.model_input_names
@@ -81,7 +82,7 @@ def hub_classifier(folder: Path, classes: Classes | None = None, *, max_length: 
     Raises:
         InputError: `transformers` is missing, or does not build a classifier of these files.
     """
-    from genkit.text.models.hub import quiet_transformers
+    from genkit.text.models.hub import KEPT, check_weights, load_tokenizer, quiet_transformers, refused
 
     hf = read_json(folder / CONFIG)
     has_head = _is_classifier(hf)
@@ -89,18 +90,17 @@ def hub_classifier(folder: Path, classes: Classes | None = None, *, max_length: 
     if classes is None and held is None:
         raise InputError(f"{folder} is no classifier", "make one: genkit train-classifier")
     names = classes or held or ()
+    check_weights(folder)
+    tokenizer = load_tokenizer(folder)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
     with quiet_transformers():
-        from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+        from transformers import AutoConfig, AutoModelForSequenceClassification
 
-        kept: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         try:
-            config = AutoConfig.from_pretrained(folder, **kept)
-            tokenizer = AutoTokenizer.from_pretrained(folder, **kept)
-            if tokenizer.pad_token is None:
-                tokenizer.pad_token = tokenizer.eos_token
-            labels = named(names)
-            config.id2label = {int(number): name for number, name in labels["id2label"].items()}
-            config.label2id = labels["label2id"]
+            config = AutoConfig.from_pretrained(folder, **KEPT)
+            config.id2label = dict(enumerate(names))
+            config.label2id = {name: number for number, name in enumerate(names)}
             config.problem_type = "single_label_classification"
             if config.pad_token_id is None:
                 config.pad_token_id = tokenizer.pad_token_id
@@ -111,11 +111,10 @@ def hub_classifier(folder: Path, classes: Classes | None = None, *, max_length: 
                 dtype=torch.float32,
                 ignore_mismatched_sizes=True,  # a head of another number of classes is made anew
                 output_loading_info=True,
-                **kept,
+                **KEPT,
             )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise InputError(f"{folder} makes no classifier: {reason}", "name another --init-from") from error
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, TypeError) as error:
+            raise refused(folder, error, "classifier") from error
     if classes is None and (missing := sorted(info["missing_keys"])):
         raise InputError(f"{folder} lacks {missing[0]}", "config.json and the weights must come from the same model")
     if has_head and held != names:
@@ -132,14 +131,3 @@ def _outside(body: Any) -> dict[str, nn.Parameter]:
     """The parameters that are not the language model's, by name."""
     base = f"{body.base_model_prefix}."
     return {name: parameter for name, parameter in body.named_parameters() if not name.startswith(base)}
-
-
-def _context(body: Any, tokenizer: Any) -> int:
-    """Tokens that the model has positions for; a large number where it counts them relatively."""
-    lengths = [tokenizer.model_max_length]
-    if (most := getattr(body.config, "max_position_embeddings", None)) is not None:
-        lengths.append(most)
-    for name, module in body.named_modules():
-        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
-            lengths.append(module.num_embeddings - module.padding_idx - 1)  # RoBERTa counts from behind the padding
-    return int(min(*lengths, 1 << 20))

@@ -149,10 +149,14 @@ def gpt_classifier(folder: Path, classes: Classes | None = None, *, max_length: 
     gpt = from_hf_state(dataclasses.replace(read_config(folder), tie_embeddings=True), tensors)
     tokenizer = Tokenizer.load(folder)
     if tokenizer.vocab_size > gpt.config.vocab_size:
-        raise InputError(f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model {gpt.config.vocab_size}")
+        raise InputError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model {gpt.config.vocab_size}"
+        )
     held = class_names(hf, folder) if head is not None else None
     if classes is None and held is None:
-        raise InputError(f"{folder}: there is no {_HEAD}, so this is no classifier", "make one: genkit train-classifier")
+        raise InputError(
+            f"{folder}: there is no {_HEAD}, so this is no classifier", "make one: genkit train-classifier"
+        )
     length = max_length or (_stored_length(folder) if held is not None else None) or USUAL_LENGTH
     model = GPTClassifier(gpt, tokenizer, classes or held or (), length)
     if head is not None and held == model.classes:

@@ -40,7 +40,7 @@ def _is_ours(folder: Path) -> bool:
         GPTConfig.from_hf(read_json(folder / library.CONFIG))
     except InputError:
         return False
-    return True
+    return (folder / library.TOKENIZER).is_file()
 
 
 @torch.no_grad()

@@ -25,7 +25,13 @@ def test_measures_by_hand() -> None:
     assert found.loss == pytest.approx(normaliser - 2 * 3 / 6)
     facts = found.to_dict()
     assert facts["micro_f1"] == facts["accuracy"]
-    assert facts["classes"][1] == {"class": "b", "precision": 2 / 3, "recall": 0.5, "f1": pytest.approx(4 / 7), "examples": 4}
+    assert facts["classes"][1] == {
+        "class": "b",
+        "precision": 2 / 3,
+        "recall": 0.5,
+        "f1": pytest.approx(4 / 7),
+        "examples": 4,
+    }
 
 
 def test_large_logits_do_not_overflow() -> None:

@@ -61,7 +61,9 @@ def config(tmp_path: Path, tiny_text: Path) -> ClassifyTrainConfig:
     )  # fmt: skip
 
 
-def run(config: ClassifyTrainConfig, logger: Recorder | None = None, precision: str = "fp32", **how: bool) -> TrainReport:
+def run(
+    config: ClassifyTrainConfig, logger: Recorder | None = None, precision: str = "fp32", **how: bool
+) -> TrainReport:
     with Runtime(resolve("cpu", precision, task="train-classifier"), seed=config.seed) as runtime:
         return train_classifier(config, runtime, logger or Recorder(), **how)
 
