@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from genkit.errors import InputError
 from genkit.text.explain.subject import Kind, Tokens, check_text, first_of, pieces_of
 from genkit.text.gaps import marked
+from genkit.text.models.hub import context_of, load_hub, load_tokenizer
 
 
 class HubSubject:
@@ -56,35 +57,14 @@ class HubSubject:
         return attention_of(self.model, ids)
 
 
-def open_hub(folder: Path, kind: Kind, device: torch.device) -> HubSubject:
-    """The causal or masked model in `folder`, in fp32.
-
-    Raises:
-        InputError: `transformers` is missing, or does not build such a model of these files.
-    """
-    from genkit.text.models.hub import quiet_transformers
-
-    with quiet_transformers():
-        from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
-
-        builder = AutoModelForMaskedLM if kind == "masked" else AutoModelForCausalLM
-        kept: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, **kept)
-            model = builder.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, **kept)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise InputError(f"{folder} makes no {kind} model: {reason}", "name another model") from error
-    return HubSubject(model.to(device).eval().requires_grad_(False), tokenizer, kind, context_of(model, tokenizer))
-
-
-def context_of(model: Any, tokenizer: Any) -> int:
-    """Tokens that a model sees, the special ones included."""
-    lengths = [tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None) or 1 << 20]
+def open_hub(folder: Path, kind: Literal["causal", "masked"], device: torch.device) -> HubSubject:
+    """The causal or masked model in `folder`, in fp32; errors as `load_hub` and `load_tokenizer`."""
+    model, tokenizer = load_hub(folder, kind), load_tokenizer(folder)
+    most = context_of(model, tokenizer)
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
-            lengths.append(module.num_embeddings - module.padding_idx - 1)  # RoBERTa counts from behind the padding
-    return int(min(lengths))
+            most = min(most, module.num_embeddings - module.padding_idx - 1)  # RoBERTa counts from behind the padding
+    return HubSubject(model.to(device).requires_grad_(False), tokenizer, kind, most)
 
 
 def input_embeddings(model: Any) -> nn.Module:
