@@ -7,12 +7,13 @@ import os
 import re
 import shlex
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from genkit.config import suggest
 from genkit.errors import InputError
 from genkit.files import check_safetensors, read_json
 from genkit.image.modelconfig import ARCHES
+from genkit.text.config import ARCHITECTURES, GPTConfig, VariantError
 from genkit.text.quantized import Quantization, read_quantization
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"  # together a model
@@ -29,7 +30,20 @@ DEFAULT_TEXT, DEFAULT_IMAGE = "story", "kittens"
 # inside a wheel, and beside the package in a checkout
 _SHELVES = (Path(__file__).parent / "weights", Path(__file__).parents[1] / "weights")
 _HUB_NAME = re.compile(r"hf:(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")
-_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]  # never code, never pickles
+# never code, never pickles; vocabularies of sentencepiece are protocol buffers
+_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "*.spm"]
+_HUB_LEFT = ["*/*"]  # the same weights in other formats or precisions
+
+Family = Literal["gpt", "causal", "seq2seq", "masked", "classifier"]
+_HEADS: dict[str, Family] = {  # how the names of architectures end
+    "ForSequenceClassification": "classifier",
+    "ForMaskedLM": "masked",
+    "ForPreTraining": "masked",
+    "MarianMTModel": "seq2seq",
+    "ForCausalLM": "causal",
+    "LMHeadModel": "causal",
+}
+_MASKED = ("bert", "roberta", "distilbert", "albert", "camembert", "xlm-roberta", "electra", "deberta-v2", "modernbert")
 
 
 def bundled() -> dict[str, Path]:
@@ -124,6 +138,40 @@ def kind(path: Path) -> Literal["text", "image"]:
     return "image" if read_json(path / CONFIG).get("model_type") in ARCHES else "text"
 
 
+def family(path: Path) -> Family:
+    """Which kind of text model is in a folder or a `.gguf` file, by its `config.json`.
+
+    gpt: one that genkit's own code builds. causal: any other that continues a text.
+    seq2seq: an encoder-decoder. masked: one that fills gaps. classifier: one that labels.
+
+    Raises:
+        InputError: `config.json` cannot be read.
+    """
+    if path.suffix == GGUF and path.is_file():
+        return "gpt"
+    config = read_json(path / CONFIG)
+    names = [str(name) for name in config.get("architectures") or ()]
+    found = next((head for name in names for end, head in _HEADS.items() if name.endswith(end)), None)
+    if found is None:
+        pairs = config.get("is_encoder_decoder") or config.get("model_type") in ("t5", "mt5")
+        found = "seq2seq" if pairs else "masked" if config.get("model_type") in _MASKED else "causal"
+    return "gpt" if found == "causal" and _is_own(path, config) else found
+
+
+def _is_own(folder: Path, config: dict[str, Any]) -> bool:
+    """Whether genkit's own code reads a causal model: its architecture, and its tokenizer's file."""
+    if config.get("model_type") not in ARCHITECTURES:
+        return False
+    try:
+        GPTConfig.from_hf(config)
+    except VariantError:
+        return False
+    except InputError:  # it is refused by name where it is loaded
+        return True
+    others = any((folder / name).is_file() for name in ("tokenizer.model", "vocab.json"))
+    return (folder / TOKENIZER).is_file() or not others
+
+
 def quantization(folder: Path) -> Quantization | None:
     """How the weights of the model in a folder are quantised; None where they are floating point, or a file.
 
@@ -191,7 +239,11 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(match["repo"], revision=match["revision"], allow_patterns=_HUB_FILES))
+        return Path(
+            snapshot_download(
+                match["repo"], revision=match["revision"], allow_patterns=_HUB_FILES, ignore_patterns=_HUB_LEFT
+            )
+        )
     except LocalEntryNotFoundError as error:
         raise InputError(
             f"{name}: not in the local cache, and the hub cannot be reached", "check the network"

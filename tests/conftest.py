@@ -229,3 +229,138 @@ def tiny_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_tensors(folder / WEIGHTS, generator.state_dict())
     write_json(folder / CONFIG, shape.to_dict())
     return folder
+
+
+@pytest.fixture(scope="session")
+def hub_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`hub_checkpoint("t5")`: a tiny model with random weights and its tokenizer, as `transformers` saves them.
+
+    Kinds: gpt2, llama, qwen3, gpt_neox, t5, bart, marian, bert, roberta, distilbert. Made once a session.
+    """
+    made: dict[str, Path] = {}
+
+    def make(kind: str) -> Path:
+        if kind not in made:
+            from genkit.text.models.hub import quiet_transformers
+
+            folder = tmp_path_factory.mktemp("hub") / kind
+            with quiet_transformers():
+                _save_hub(kind, folder)
+            made[kind] = folder
+        return made[kind]
+
+    return make
+
+
+def _save_hub(kind: str, folder: Path) -> None:
+    import torch
+    import transformers
+
+    tokenizer = _marian_tokenizer(folder) if kind == "marian" else _hub_tokenizer(kind)
+    named = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    ids = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, **named}
+    llama: dict[str, Any] = {
+        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 64,
+    }  # fmt: skip
+    bart: dict[str, Any] = {
+        "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "max_position_embeddings": 64,
+    }  # fmt: skip
+    bert: dict[str, Any] = {
+        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "max_position_embeddings": 64,
+    }  # fmt: skip
+    t = transformers
+    kinds: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+        "gpt2": (t.GPT2Config, t.GPT2LMHeadModel, {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}),
+        "llama": (t.LlamaConfig, t.LlamaForCausalLM, llama),
+        "qwen3": (t.Qwen3Config, t.Qwen3ForCausalLM, {**llama, "head_dim": 8}),
+        "gpt_neox": (t.GPTNeoXConfig, t.GPTNeoXForCausalLM, {k: v for k, v in llama.items() if "value" not in k}),
+        "t5": (
+            t.T5Config,
+            t.T5ForConditionalGeneration,
+            {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0},
+        ),
+        "bart": (
+            t.BartConfig,
+            t.BartForConditionalGeneration,
+            {**bart, "decoder_start_token_id": ids["eos_token_id"], "forced_eos_token_id": ids["eos_token_id"]},
+        ),
+        "marian": (t.MarianConfig, t.MarianMTModel, {**bart, "decoder_start_token_id": ids["pad_token_id"]}),
+        "bert": (t.BertConfig, t.BertForMaskedLM, bert),
+        "roberta": (t.RobertaConfig, t.RobertaForMaskedLM, {**bert, "max_position_embeddings": 66}),
+        "distilbert": (
+            t.DistilBertConfig,
+            t.DistilBertForMaskedLM,
+            {"dim": 32, "hidden_dim": 48, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 64},
+        ),
+    }
+    of_config, of_model, shape = kinds[kind]
+    torch.manual_seed(0)
+    model = of_model(of_config(**shape, **ids))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():  # wide enough that texts differ
+            if parameter.ndim > 1 and "rel" not in name:
+                parameter.normal_(0, 0.3)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _hub_tokenizer(kind: str) -> Any:
+    import transformers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    bert = kind in ("bert", "distilbert")
+    names = {
+        "t5": ["<pad>", "</s>", "<unk>"],
+        "bart": ["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+        "roberta": ["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+    }.get(kind, ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] if bert else ["<|endoftext|>"])
+    if bert:
+        model, trainer = Tokenizer(models.WordPiece(unk_token="[UNK]")), trainers.WordPieceTrainer
+        model.pre_tokenizer, model.decoder = pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
+    else:
+        model, trainer = Tokenizer(models.BPE()), trainers.BpeTrainer
+        model.pre_tokenizer, model.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = [] if bert else pre_tokenizers.ByteLevel.alphabet()
+    learn = trainer(vocab_size=320, special_tokens=names, initial_alphabet=alphabet, show_progress=False)
+    model.train_from_iterator([CORPUS], learn)
+    around = {"t5": "$A </s>", "bart": "<s> $A </s>", "roberta": "<s> $A </s>"}.get(kind, "[CLS] $A [SEP]")
+    if len(names) > 1:
+        pair = around.replace("$A", f"$A:0 {around.split()[-1]} $B:1")
+        model.post_processor = processors.TemplateProcessing(
+            single=around, pair=pair, special_tokens=[(name, names.index(name)) for name in names]
+        )
+    if bert:
+        roles = dict(zip(("pad", "unk", "cls", "sep", "mask"), names, strict=True))
+    elif kind == "t5":
+        roles = dict(zip(("pad", "eos", "unk"), names, strict=True))
+    elif len(names) > 1:
+        roles = dict(zip(("bos", "pad", "eos", "unk", "mask"), names, strict=True))
+    else:
+        roles = {"bos": names[0], "eos": names[0], "pad": names[0]}
+    special = {f"{role}_token": name for role, name in roles.items()}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=model, model_max_length=64, **special)
+
+
+def _marian_tokenizer(folder: Path) -> Any:
+    """Pieces of sentencepiece for both sides, as Marian models have them."""
+    import json
+
+    import sentencepiece
+    import transformers
+
+    folder.mkdir(parents=True)
+    for side in ("source", "target"):
+        with (folder / f"{side}.spm").open("wb") as file:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(CORPUS.splitlines()), model_writer=file, vocab_size=26, minloglevel=2
+            )
+    pieces = sentencepiece.SentencePieceProcessor(str(folder / "source.spm"))
+    names = [pieces.id_to_piece(i) for i in range(pieces.get_piece_size())]
+    vocab = ["</s>", "<unk>", *(name for name in names if name not in ("<s>", "</s>", "<unk>")), "<pad>"]
+    (folder / "vocab.json").write_text(json.dumps({name: i for i, name in enumerate(vocab)}))
+    return transformers.MarianTokenizer(
+        str(folder / "source.spm"), str(folder / "target.spm"), str(folder / "vocab.json"), model_max_length=64
+    )

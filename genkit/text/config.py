@@ -12,6 +12,10 @@ from genkit.errors import InputError, UsageError
 ARCHITECTURES = ("qwen3", "llama", "gpt2")
 
 
+class VariantError(InputError):
+    """One of our architectures, in a variant that our code does not build."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class GPTConfig:
     """Shape of a decoder-only transformer; `arch` says how its blocks are built.
@@ -99,18 +103,18 @@ class GPTConfig:
         """Read a `config.json` of `transformers`.
 
         Raises:
-            InputError: another model type, a variant that this code does not
-                build (biases, RoPE scaling, sliding windows), or a missing key.
+            VariantError: biases, RoPE scaling, sliding windows: this code does not build them.
+            InputError: another model type, or a missing key.
         """
         arch = hf.get("model_type")
         if arch not in ARCHITECTURES:
             raise InputError(f"model_type {arch!r} is not one of {', '.join(ARCHITECTURES)}")
         for key, plain in _UNSUPPORTED.items():
             if key in hf and hf[key] not in plain:
-                raise InputError(f"model config: {key}={hf[key]!r} is a variant of {arch} that genkit does not build")
+                raise VariantError(f"model config: {key}={hf[key]!r} is a variant of {arch} that genkit does not build")
         rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
         if not isinstance(rope, dict) or rope.get("rope_type", rope.get("type", "default")) != "default":
-            raise InputError(f"model config: RoPE scaling {rope!r} is not supported")
+            raise VariantError(f"model config: RoPE scaling {rope!r} is not supported")
         eos = hf.get("eos_token_id")
         eos = next(iter(eos), None) if isinstance(eos, list) else eos
         ids: dict[str, Any] = {"bos_id": hf.get("bos_token_id"), "eos_id": eos}
