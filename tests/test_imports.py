@@ -38,6 +38,7 @@ LAYERS = {
     "genkit.text.explainconfig": 0,
     "genkit.text.quantized": 0,
     "genkit.text.compressconfig": 0,
+    "genkit.text.classify.config": 0,
     "genkit.text.metrics.config": 0,
     "genkit.text.safety.config": 0,
     "genkit.image": 2,
@@ -146,8 +147,8 @@ def test_rich_and_transformers_stay_where_they_belong(module: str) -> None:
     assert not any(n.split(".")[0] == "transformers" for n in imports(module, inside_functions=False))
 
 
-COMMANDS = ("text", "chat", "image", "explain", "train-text", "train-gan", "eval", "score", "info", "models", "compress",
-            "export", "doctor", "completion")  # fmt: skip
+COMMANDS = ("text", "chat", "image", "fill", "classify", "explain", "train-text", "train-gan", "train-classifier", "eval",
+            "score", "audit", "info", "models", "compress", "export", "doctor", "completion")  # fmt: skip
 
 
 @pytest.mark.parametrize("args", [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)], ids=" ".join)

@@ -26,13 +26,19 @@ _MOST_CLASSES = 12  # whose confusion fits a screen
 
 
 def evaluate_classifier(
-    ctx: click.Context, model: str, folder: Path, report: Callable[[float, str], None], **placement: str
+    ctx: click.Context,
+    model: str,
+    folder: Path,
+    report: Callable[[float, str], None],
+    *,
+    device: str,
+    precision: str,
+    engine: str,
 ) -> None:
     """Print accuracy, F1 and the confusion matrix of the classifier in `folder` on --data.
 
     Args:
         report: is told the share that is done, and a word on it.
-        placement: device, precision and engine.
 
     Raises:
         UsageError: settings that are about other models.
@@ -44,7 +50,7 @@ def evaluate_classifier(
         given = ctx.get_parameter_source(field.name) not in (ParameterSource.DEFAULT, None)
         if given and field.name not in _OWN:
             raise UsageError(f"{flag_name(field)} is not for classifiers", f"see {ctx.command_path} --help")
-    placed = resolve(**placement, task="eval")
+    placed = resolve(device, precision, engine, task="eval")
     terminal.detail(f"{folder} on {placed.device} in {placed.precision} by {placed.engine} ({placed.why})")
 
     from genkit.runtime.manager import Runtime

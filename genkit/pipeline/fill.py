@@ -52,17 +52,17 @@ class CausalFiller:
 
         config = GenerationConfig(max_new_tokens=1, temperature=0.0, top_p=1.0, logprobs=top_k)
         found: list[Gaps | GenkitError] = [[] for _ in texts]
-        places, jobs = [], []
+        places, jobs, prompts = [], [], []
         for place, text in enumerate(texts):
             try:
-                jobs.append(TextJob(before_gap(text), config, live=False))
+                prompts.append(before_gap(text))
+                jobs.append(TextJob(prompts[-1], config, live=False))
                 places.append(place)
             except GenkitError as error:
                 found[place] = error
         for event in self._pipeline.run(jobs, most=max(1, len(jobs))):
-            prompt = jobs[event.job].prompt
             found[places[event.job]] = event.error or [
-                [self._candidate(prompt, token, logprob) for token, logprob in event.top]
+                [self._candidate(prompts[event.job], token, logprob) for token, logprob in event.top]
             ]
         yield from found
 

@@ -40,7 +40,7 @@ def complete(genkit: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], li
 
 def test_commands(complete: Run) -> None:
     assert [value for _, value in complete("genkit ")] == list(COMMANDS)
-    assert complete("genkit tr") == [("plain", "train-text"), ("plain", "train-gan")]
+    assert complete("genkit tr") == [("plain", name) for name in ("train-text", "train-gan", "train-classifier")]
     assert complete("genkit --ver") == [("plain", "--version")]
 
 
@@ -87,6 +87,9 @@ def test_models_are_the_bundled_ones_and_the_runs(complete: Run, tmp_path: Path)
         "genkit info ",
         "genkit explain ",
         "genkit chat -m ",
+        "genkit fill -m ",
+        "genkit classify -m ",
+        "genkit train-classifier --init-from ",
         "genkit export ",
         "genkit train-text --init-from ",
     ):
@@ -174,7 +177,7 @@ def need(shell: str) -> str:
 @pytest.mark.parametrize(
     ("line", "found"),
     [
-        ("genkit tr", ["train-text", "train-gan"]),
+        ("genkit tr", ["train-text", "train-gan", "train-classifier"]),
         ("genkit text --max-n", ["--max-new-tokens"]),
         ("genkit text -m st", ["story"]),
         ("genkit text --device=cu", ["cuda"]),
@@ -202,7 +205,7 @@ def test_bash(home: dict[str, str], tmp_path: Path, line: str, found: list[str])
 @pytest.mark.parametrize(
     ("line", "found"),
     [
-        ("genkit tr", ["train-text", "train-gan"]),
+        ("genkit tr", ["train-text", "train-gan", "train-classifier"]),
         ("genkit text --max-n", ["--max-new-tokens"]),
         ("genkit text -m st", ["story"]),
         ("genkit text --output tal", ["tale-of-mine.txt"]),

@@ -83,7 +83,8 @@ def objects(schema: Any) -> Iterator[dict[str, Any]]:
 
 def test_no_command_lacks_a_schema() -> None:
     assert set(COMMANDS) <= set(SCHEMAS)
-    others = {"error", "text-line", "text-batch-line", "train-text-plan", "train-gan-plan", "train-metrics-line"}
+    plans = {"train-text-plan", "train-gan-plan", "train-classifier-plan"}
+    others = {"error", "text-line", "text-batch-line", "train-metrics-line"} | plans
     assert set(SCHEMAS) == set(COMMANDS) | others
 
 
@@ -242,6 +243,28 @@ def test_explain(genkit: Run, tiny_text: Path, tiny_image: Path, tiny_classes: P
     assert check_run(genkit("explain", str(tiny_text), "The cat", *why, "--json"), "explain")["attribution"]
 
 
+def test_classifiers(genkit: Run, tiny_text: Path, tmp_path: Path) -> None:
+    rows = [{"text": f"The {name} sat {i}", "label": name} for i in range(8) for name in ("cat", "dog")]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    small = ("--data", "a.jsonl", "--init-from", str(tiny_text), "--steps", "2", "--batch-size", "4")
+    check_run(genkit("train-classifier", *small, "--dry-run", "--json"), "train-classifier-plan")
+    check_run(genkit("train-classifier", *small, "--out", "run", "--json"), "train-classifier")
+    check_metrics(tmp_path / "run")
+    check_run(genkit("info", "run", "--json"), "info")
+    check_run(genkit("eval", "run", "--data", "a.jsonl", "--json"), "eval")
+    check_run(genkit("classify", "-m", "run", "The cat", "--pair", "The dog", "--json"), "classify")
+    (tmp_path / "a.jsonl").write_text('{"text": "The cat", "id": 3}\n{}\n')
+    values = check_lines(genkit("classify", "-m", "run", "--input", "a.jsonl"), "classify", code=7)
+    assert [("error" in value) for value in values] == [False, True]
+
+
+def test_fill(genkit: Run, tiny_text: Path, tmp_path: Path) -> None:
+    check_run(genkit("fill", "-m", str(tiny_text), "The [MASK]", "--json"), "fill")
+    (tmp_path / "a.jsonl").write_text('{"text": "The [MASK]", "id": "x"}\n{"text": "The"}\n')
+    values = check_lines(genkit("fill", "-m", str(tiny_text), "--input", "a.jsonl"), "fill", code=7)
+    assert [("error" in value) for value in values] == [False, True]
+
+
 def check_metrics(run: Path) -> None:
     lines = (run / "metrics.jsonl").read_text().splitlines()
     assert lines
@@ -252,6 +275,9 @@ def check_metrics(run: Path) -> None:
 FAILURES = {
     "text": [["--top-p", "7", "x"], ["-m", "nowhere", "x"], ["-m", "kittens", "x"], ["x", "--output", "none/x"],
              ["--device", "cuda:99", "x"], ["--bogus"], ["--input", "none.jsonl"]],
+    "fill": [["x"], ["-m", "kittens", "[MASK]"], ["a [MASK] b"], ["[MASK]", "-k", "0"], ["--input", "none.txt"]],
+    "classify": [["x"], ["-m", "story", "x"], ["-m", "nowhere", "x"], ["-m", "story", ""], ["--input", "a.csv"]],
+    "train-classifier": [["--out", "run"], ["--data", "none"], ["--data", "x", "--epochs", "0"]],
     "image": [["--n", "0"], ["-m", "story"], ["--out", "x.bmp"], ["--out", "-"], ["--device", "tpu"]],
     "train-text": [["--out", "run"], ["--data", "none"], ["--data", "x", "--steps", "0"], ["--data", "."]],
     "train-gan": [["--out", "run"], ["--data", "none"], ["--data", "x", "--size", "33"]],

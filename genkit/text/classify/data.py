@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from genkit.errors import InputError, UsageError
@@ -91,7 +92,7 @@ class Rows:
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
 
     def batch(self, step: int, size: int) -> tuple[Tensor, Tensor]:
-        """Rows (B, 3, T) and class numbers (B,) of a step; an epoch takes every example once, in an order of its own."""
+        """Rows (B, 3, T) and class numbers (B,) of a step; an epoch takes each example once, in its own order."""
         places = [self._at(index) for index in range(step * size, (step + 1) * size)]
         return self._model.padded([self.rows[place] for place in places]), torch.tensor(self.labels[places])
 
@@ -108,7 +109,7 @@ class Rows:
         return sum(row.shape[1] == self._model.max_length for row in self.rows)
 
     def weights(self) -> Tensor:
-        """(C,) what an example of each class counts so that all classes weigh the same; their mean over examples is 1."""
+        """(C,) what an example of each class counts for all classes to weigh the same; the mean over examples is 1."""
         sizes = np.bincount(self.labels, minlength=len(self._model.classes))
         return torch.tensor(len(self.labels) / (len(sizes) * sizes), dtype=torch.float32)
 
@@ -119,7 +120,7 @@ def encoded(model: Classifier, examples: Sequence[Example]) -> list[Row]:
     return model.encode([example.text for example in examples], pairs or None)
 
 
-def numbers(examples: Sequence[Example], classes: Classes) -> np.ndarray:
+def numbers(examples: Sequence[Example], classes: Classes) -> NDArray[np.int64]:
     """(N,) the number of each example's class."""
     index = {name: number for number, name in enumerate(classes)}
     return np.array([index[example.label] for example in examples], dtype=np.int64)

@@ -15,7 +15,7 @@ from genkit.errors import InputError
 from genkit.files import read_json
 from genkit.library import CONFIG, WEIGHTS
 from genkit.text.classify.labelled import Classes
-from genkit.text.classify.model import USUAL_LENGTH, Classifier, ModelFiles, Row, class_names, named
+from genkit.text.classify.model import USUAL_LENGTH, Classifier, ModelFiles, Row, class_names
 from genkit.text.masked import longest
 from genkit.training.weights import load_tensors
 

@@ -36,7 +36,7 @@ def read_examples(paths: Iterable[str], *, text_field: str, label_field: str, pa
     Raises:
         InputError: no file, no examples, or a line without a text or a label; it names file and line.
     """
-    found = []
+    found: list[Example] = []
     for path in paths:
         before = len(found)
         for record in read_records(path):

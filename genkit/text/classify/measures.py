@@ -82,7 +82,7 @@ class Measures:
         }
 
 
-def measure(classes: tuple[str, ...], true: Sequence[int], logits: NDArray[np.float64]) -> Measures:
+def measure(classes: tuple[str, ...], true: Sequence[int] | NDArray[np.int64], logits: NDArray[np.float64]) -> Measures:
     """The measures of `logits` (N, C) against the numbers of the `true` classes (N,)."""
     rows = np.asarray(true, dtype=np.int64)
     confusion = np.zeros((len(classes), len(classes)), dtype=np.int64)

@@ -120,7 +120,7 @@ class GPTClassifier(Classifier):
         return rows
 
     def head(self) -> list[nn.Parameter]:
-        return [self.score.weight]
+        return list(self.score.parameters())
 
     def files(self) -> ModelFiles:
         shape = self.gpt.config.to_hf()

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from shlex import quote
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -239,6 +238,6 @@ def _better(found: dict[str, float], best: dict[str, float] | None) -> bool:
 
 def _verdict(shown: dict[str, float], examples: int) -> tuple[str, ...]:
     return (
-        f"accuracy {shown['val_accuracy']:.4f} and macro F1 {shown['val_macro_f1']:.4f} on {examples:,} held-out texts; "
+        f"accuracy {shown['val_accuracy']:.4f}, macro F1 {shown['val_macro_f1']:.4f} on {examples:,} held-out texts; "
         f"always naming the most frequent class would give {shown['val_majority']:.4f}",
     )

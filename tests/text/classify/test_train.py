@@ -108,8 +108,11 @@ def test_the_loss_curve_is_that_of_a_plain_loop(config: ClassifyTrainConfig) -> 
     matrices = [p for p in others if p.ndim > 1 and all(p is not table for table in tables)]
     rest = [p for p in others if all(p is not matrix for matrix in matrices)]
     optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": 0.01, "peak": 3e-3}, {"params": rest, "weight_decay": 0, "peak": 3e-3}]
-        + [{"params": head, "weight_decay": 0.01, "peak": 1e-2}],
+        [
+            {"params": matrices, "weight_decay": 0.01, "peak": 3e-3},
+            {"params": rest, "weight_decay": 0, "peak": 3e-3},
+            {"params": head, "weight_decay": 0.01, "peak": 1e-2},
+        ],
         betas=(0.9, 0.999),
     )
     expected = []
@@ -160,7 +163,7 @@ def test_a_signal_saves_and_says_how_to_go_on(config: ClassifyTrainConfig, tmp_p
 
 def test_resuming_keeps_data_and_settings(config: ClassifyTrainConfig, tmp_path: Path) -> None:
     run(config)
-    with pytest.raises(UsageError, match="--lr was 0.003 when this run began"):
+    with pytest.raises(UsageError, match=r"--lr was 0\.003 when this run began"):
         run(config.replace(lr=1e-4), resume=True)
     assert run(config.replace(steps=14), resume=True).steps == 14
     path = Path(config.data[0])
