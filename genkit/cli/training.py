@@ -70,7 +70,7 @@ def run_training(ctx: click.Context, cls: type[Config], *, task: TrainTask) -> N
     from genkit.training.curves import METRICS
     from genkit.training.log import short
 
-    train, plan = _trainer(task)
+    train, plan = _trainer(task, Path(values["out"]) if flags["resume"] else values.get("init_from"))
     if "triton" not in sys.modules:  # whose bindings, frozen, would report at exit that they leaked
         gc.freeze()  # what the imports made stays: the collector need not go through it, now or at exit
     with Runtime(placement, seed=values["seed"]) as runtime:
@@ -152,8 +152,15 @@ def _resumed(config: Config, set_by_user: frozenset[str], task: TrainTask) -> tu
     return type(config).from_dict(saved | changes | {"out": now["out"]}), began_in if began_in in PRECISIONS else "auto"
 
 
-def _trainer(task: TrainTask) -> tuple[Any, Any]:
+def _trainer(task: TrainTask, given: Path | str | None) -> tuple[Any, Any]:
+    """The functions that train and plan; `given` is the model that training starts from, or the run resumed."""
     if task == "train-text":
+        folder = library.find(given) if isinstance(given, str) else given
+        if folder is not None and folder.is_dir() and library.family(folder) == "seq2seq":
+            from genkit.text.seq2seq.plan import plan as plan_seq2seq
+            from genkit.text.seq2seq.train import train_seq2seq
+
+            return train_seq2seq, plan_seq2seq
         from genkit.text.plan import plan
         from genkit.text.train import train_text
 

@@ -90,7 +90,7 @@ def starting_point(config: TextTrainConfig, *, resumed: Path | None = None) -> S
                 f"{flag_name(setting)} does not go with --init-from",
                 f"{config.init_from} brings its own; leave one of them out",
             )
-    folder = resumed if resumed is not None and not config.lora else _find(config)
+    folder = resumed if resumed is not None and not config.lora else find_given(config)
     if resumed is not None and config.lora:
         _check_unchanged(config, folder, read_record(resumed).get("base"))
     model, tokenizer = load_model(folder, dropout=config.dropout or 0.0), Tokenizer.load(resumed or folder)
@@ -108,7 +108,13 @@ def starting_point(config: TextTrainConfig, *, resumed: Path | None = None) -> S
     return Start(model, tokenizer, {} if resumed is not None else origin(str(config.init_from), folder))
 
 
-def _find(config: TextTrainConfig) -> Path:
+def find_given(config: TextTrainConfig) -> Path:
+    """The folder of `--init-from`.
+
+    Raises:
+        UsageError: it lies in --out.
+        InputError: there is none, or it holds nothing that can be trained.
+    """
     name = str(config.init_from)
     if name not in library.bundled() and Path(name).resolve().is_relative_to(Path(config.out).resolve()):
         raise UsageError(f"--init-from {name} lies in --out {config.out}", "choose another --out")

@@ -35,7 +35,8 @@ class Batches:
     def numbers(self, step: int) -> np.ndarray:
         """(B,) which pairs these are."""
         window, place = divmod(step, self._together)
-        return self._window(window)[place]
+        numbers: np.ndarray = self._window(window)[place]
+        return numbers
 
     def _sorted(self, window: int) -> np.ndarray:
         """(batches, B) the pairs of some steps."""

@@ -15,11 +15,13 @@ from genkit.errors import InputError
 from genkit.files import read_json
 from genkit.library import CONFIG, GENERATION, WEIGHTS
 from genkit.text.losses import IGNORE
+from genkit.text.models.hub import load_hub, load_tokenizer, quiet_transformers
 from genkit.training.weights import load_tensors
 
 _ONE_FILE = "1000GB"  # as the largest shard
 _NO_LIMIT = 1 << 20  # tokens
-_OTHER_DROPOUTS = ("attention_dropout", "activation_dropout", "encoder_layerdrop", "decoder_layerdrop")
+_DROPOUTS = ("dropout", "dropout_rate")
+_OTHER_DROPOUTS = ("attention_dropout", "activation_dropout", "encoder_layerdrop", "decoder_layerdrop", "layerdrop")
 
 
 class ModelFiles(NamedTuple):
@@ -75,8 +77,6 @@ class Seq2Seq(nn.Module):
     @torch.no_grad()
     def write(self, sources: Sequence[Sequence[int]], max_new_tokens: int, device: torch.device) -> list[str]:
         """The likeliest target of each source by greedy search, as text."""
-        from genkit.text.models.hub import quiet_transformers
-
         length = max(map(len, sources))
         rows = [[*ids, *[self.pad_id] * (length - len(ids))] for ids in sources]
         mask = [[1] * len(ids) + [0] * (length - len(ids)) for ids in sources]
@@ -114,8 +114,6 @@ class Seq2Seq(nn.Module):
 
     def files(self) -> ModelFiles:
         """The model as `AutoModelForSeq2SeqLM` and `AutoTokenizer` read it."""
-        from genkit.text.models.hub import quiet_transformers
-
         with tempfile.TemporaryDirectory(prefix="genkit-") as name, quiet_transformers():
             folder = Path(name)
             self.body.save_pretrained(folder, max_shard_size=_ONE_FILE)
@@ -135,38 +133,25 @@ def load_seq2seq(folder: Path, *, dropout: float | None = None, label_smoothing:
         dropout: instead of the model's own; 0 turns off all kinds of it.
 
     Raises:
-        InputError: a file is missing or damaged, or this is no encoder-decoder.
+        InputError: a file is missing or damaged, or `transformers` does not know the architecture.
     """
-    from genkit.text.models.hub import quiet_transformers
-
-    with quiet_transformers():
-        from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
-
-        kept: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-        try:
-            config = AutoConfig.from_pretrained(folder, **kept)
-            if dropout is not None:
-                _set_dropout(config, dropout)
-            tokenizer = AutoTokenizer.from_pretrained(folder, **kept)
-            body, info = AutoModelForSeq2SeqLM.from_pretrained(
-                folder, config=config, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **kept
-            )
-        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise InputError(
-                f"{folder} cannot be trained on pairs: {reason}", "name a T5, BART or Marian model with its tokenizer"
-            ) from error
-    if missing := sorted(info["missing_keys"]):
-        raise InputError(f"{folder} lacks {missing[0]}", "config.json and the weights must come from the same model")
-    if len(tokenizer) > config.vocab_size:
+    body, tokenizer = load_hub(folder, "seq2seq"), load_tokenizer(folder)
+    if dropout is not None:
+        _set_dropout(body, dropout)
+    if tokenizer.pad_token_id is None or body.config.pad_token_id is None:
+        raise InputError(f"{folder}: there is no padding token", "name a T5, BART or Marian model")
+    if len(tokenizer) > body.config.vocab_size:
         raise InputError(
-            f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model {config.vocab_size}",
+            f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model {body.config.vocab_size}",
             "tokenizer and weights must come from the same model",
         )
     return Seq2Seq(body, tokenizer, label_smoothing)
 
 
-def _set_dropout(config: Any, rate: float) -> None:
-    names = [name for name in ("dropout_rate", "dropout") if hasattr(config, name)]
-    for name in names + ([] if rate else [name for name in _OTHER_DROPOUTS if hasattr(config, name)]):
-        setattr(config, name, rate)
+def _set_dropout(body: Any, rate: float) -> None:
+    """Modules and configuration alike, which is saved with the model."""
+    names = _DROPOUTS if rate else _DROPOUTS + _OTHER_DROPOUTS
+    for owner in (body.config, *body.modules()):
+        for name in ("p",) if isinstance(owner, nn.Dropout) else names:
+            if isinstance(getattr(owner, name, None), float | int):
+                setattr(owner, name, rate)

@@ -39,7 +39,7 @@ def sample(
     told = [f"{config.sample_prompt}\n-> {text}" for text in texts[len(references) :]] + told
     run.publish(raw={f"step-{step:06d}.txt": ("\n---\n".join(told) + "\n").encode()}, into="samples")
     logger.message(f"sample at step {step}: {told[0]}")
-    return closeness(texts[: len(references)], references)
+    return closeness(texts[: len(references)], references) if references else {}
 
 
 def publish(
@@ -66,7 +66,6 @@ def publish(
         seconds=state.elapsed,
         metrics=state.extra.get("metrics"),
     )
-    if "base" in state.extra:
-        record["base"] = state.extra["base"]
+    record |= {key: state.extra[key] for key in ("base", "trained_before") if key in state.extra}
     files = model.files()
     run.publish(raw=files.raw, tensors={WEIGHTS: files.tensors}, json={**files.json, RECORD: record}, into=into)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +10,12 @@ from typing import Any
 from torch import nn
 from torch.optim import Adafactor, Optimizer
 
-from genkit import library
-from genkit.errors import UsageError
-from genkit.text.adapters import model_hash
 from genkit.text.config import TextTrainConfig
 from genkit.text.recipe import auto_epochs
 from genkit.text.seq2seq.data import PairSet, limits
 from genkit.text.seq2seq.flags import check_pairs_settings
 from genkit.text.seq2seq.model import Seq2Seq, load_seq2seq
+from genkit.text.start import find_given, origin
 from genkit.training.optim import text_optimizers
 
 _BATCH = 16  # pairs
@@ -47,14 +44,9 @@ def starting_point(config: TextTrainConfig, *, resumed: Path | None = None) -> S
         InputError: no such model, or one that cannot be trained.
     """
     check_pairs_settings(config)
-    name = str(config.init_from)
-    load = functools.partial(load_seq2seq, dropout=config.dropout, label_smoothing=config.label_smoothing)
-    if resumed is not None:
-        return Start(load(resumed), {})
-    if Path(name).resolve().is_relative_to(Path(config.out).resolve()):
-        raise UsageError(f"--init-from {name} lies in --out {config.out}", "choose another --out")
-    folder = library.find(name)
-    return Start(load(folder), {"base": {"model": name, "sha256": model_hash(folder)}})
+    folder = resumed or find_given(config)
+    model = load_seq2seq(folder, dropout=config.dropout, label_smoothing=config.label_smoothing)
+    return Start(model, {} if resumed is not None else origin(str(config.init_from), folder))
 
 
 def as_begun(config: TextTrainConfig, record: Mapping[str, Any]) -> TextTrainConfig:
