@@ -45,6 +45,7 @@ COMMANDS = {
     "eval": Entry("Models", "evaluate", "Measure a text model: loss, perplexity, bits per byte."),
     "explain": Entry("Models", "explain", "Look inside a model: probabilities, attention, attribution, directions."),
     "score": Entry("Models", "score", "Compare texts with references: BLEU, chrF, ROUGE, METEOR."),
+    "audit": Entry("Models", "audit", "Measure what a text model says of different groups."),
     "info": Entry("Models", "info", "Say what a model, or what genkit made, is."),
     "models": Entry("Models", "models", "List the models there are."),
     "compress": Entry("Models", "compress", "Quantise, prune or distil a model."),

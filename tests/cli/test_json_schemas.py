@@ -182,6 +182,12 @@ def test_texts_behind_a_filter(genkit: Run, tiny_text: Path, tmp_path: Path) -> 
     check_lines(genkit("text", *model, "--input", "in.txt", *never), "text-batch-line", code=7)
 
 
+def test_audit(genkit: Run, tiny_text: Path, tmp_path: Path) -> None:
+    line = {"template": "The {group} sat", "groups": ["cat", "dog"], "continuations": [" on", " in"]}
+    (tmp_path / "t.jsonl").write_text(json.dumps(line) + "\n")
+    check_run(genkit("audit", str(tiny_text), "--prompts", "t.jsonl", "--json"), "audit")
+
+
 def test_score(genkit: Run, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("the cat sat\nthe dog ran\n")
     every = ",".join(METRICS)
@@ -283,6 +289,7 @@ FAILURES = {
     "train-gan": [["--out", "run"], ["--data", "none"], ["--data", "x", "--size", "33"]],
     "eval": [[], ["story"], ["story", "--data", "none"], ["nowhere", "--data", "."], ["kittens", "--data", "."],
              ["story", "--data", ".", "--stride", "0"], ["story", "--data", ".", "--block-size", "300"]],
+    "audit": [[], ["story"], ["story", "--prompts", "none.jsonl"], ["story", "--prompts", "x", "--label", "y"]],
     "score": [[], ["--candidates", "none.txt"], ["--candidates", "-", "--metric", "blue"]],
     "info": [[], ["nowhere"], ["x.png"], ["x.jsonl"], ["x.gguf"], ["https://example.com"]],
     "models": [["x"], ["--bogus"]],

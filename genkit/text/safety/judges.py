@@ -82,28 +82,29 @@ class Patterns:
 
 
 class Opinion:
-    """A classifier that is given the text alone; an empty text passes.
+    """A classifier that is given texts by themselves."""
 
-    Raises:
-        UsageError: it has no class of that name.
-    """
+    def __init__(self, model: Classifier, label: str, runtime: Runtime) -> None:
+        self._model, self._runtime, self._place = model, runtime, model.classes.index(label)
+
+    def shares(self, texts: Sequence[str]) -> list[float]:
+        """The probability of the class, text by text."""
+        from genkit.text.classify.predict import logits_of, probabilities
+
+        found = probabilities(logits_of(self._model, self._model.encode(texts), self._runtime))
+        return [float(share) for share in found[:, self._place]]
+
+
+class Classes:
+    """Texts to which a classifier gives a class with `threshold` or more; an empty text passes."""
 
     name = "model"
 
-    def __init__(self, model: Classifier, label: str, threshold: float, runtime: Runtime) -> None:
-        if label not in model.classes:
-            near = suggest(label, model.classes) or f"there are {len(model.classes):,}"
-            raise UsageError(f"--filter-label {label!r} is no class of --filter-model", near)
-        self._model, self._runtime = model, runtime
-        self._place, self._threshold = model.classes.index(label), threshold
+    def __init__(self, opinion: Opinion, threshold: float) -> None:
+        self._opinion, self._threshold = opinion, threshold
 
     def rejects(self, prompt: str, text: str) -> bool:
-        from genkit.text.classify.predict import logits_of, probabilities
-
-        if not plain(text).strip():
-            return False
-        shares = probabilities(logits_of(self._model, self._model.encode([text]), self._runtime))
-        return bool(shares[0, self._place] >= self._threshold)
+        return bool(plain(text).strip()) and self._opinion.shares([text])[0] >= self._threshold
 
 
 @contextmanager
@@ -121,21 +122,37 @@ def open_judges(config: FilterConfig, *, device: str = "auto") -> Iterator[list[
         judges.append(Patterns(_listed("--filter-pattern", config.filter_pattern)))
     with ExitStack() as stack:
         if config.filter_model is not None and config.filter_label is not None:
-            folder = library.find(config.filter_model)
-            if folder.is_file() or library.kind(folder) != "text" or library.family(folder) != "classifier":
-                raise InputError(
-                    f"--filter-model {config.filter_model} is no classifier", "make one with genkit train-classifier"
-                )
-            from genkit.runtime.device import resolve
-            from genkit.runtime.manager import Runtime, memory_guard
-            from genkit.text.classify.predict import load_classifier
-
-            runtime = Runtime(resolve(device, "auto", "auto", task="classify"))
-            stack.enter_context(runtime.settings())
-            stack.enter_context(memory_guard("use --device cpu, or a smaller --filter-model"))
-            model = load_classifier(folder).to(runtime.device).eval()
-            judges.append(Opinion(model, config.filter_label, config.filter_threshold, runtime))
+            opening = open_opinion(config.filter_model, config.filter_label, "--filter-", device=device)
+            judges.append(Classes(stack.enter_context(opening), config.filter_threshold))
         yield judges
+
+
+@contextmanager
+def open_opinion(name: str, label: str, flags: str, *, device: str) -> Iterator[Opinion]:
+    """The opinion of the classifier `name` on the class `label`.
+
+    Args:
+        flags: how the flags of the two begin, for messages.
+
+    Raises:
+        UsageError: it has no class of that name.
+        InputError: a model that is no classifier.
+    """
+    folder = library.find(name)
+    if folder.is_file() or library.kind(folder) != "text" or library.family(folder) != "classifier":
+        raise InputError(f"{name} is no classifier", "make one with genkit train-classifier")
+
+    from genkit.runtime.device import resolve
+    from genkit.runtime.manager import Runtime, memory_guard
+    from genkit.text.classify.predict import load_classifier
+
+    runtime = Runtime(resolve(device, "auto", "auto", task="classify"))
+    with runtime.settings(), memory_guard("use --device cpu, or a smaller classifier"):
+        model = load_classifier(folder).to(runtime.device).eval()
+        if label not in model.classes:
+            near = suggest(label, model.classes) or f"it has {len(model.classes):,} classes"
+            raise UsageError(f"{flags}label {label!r} is no class of {name}", near)
+        yield Opinion(model, label, runtime)
 
 
 def _listed(flag: str, given: Sequence[str]) -> list[str]:
