@@ -29,6 +29,7 @@ COMPANIONS = (
     "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", library.RECORD,
 )  # fmt: skip
+_OF_STORAGE = ("torch_dtype", "quantization_config")  # what an export decides anew
 _DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
@@ -68,7 +69,7 @@ def export(
     Args:
         folder: of a model, or of a LoRA adapter, which is merged with its base.
         form: a key of FORMATS.
-        precision: one of the format's; default: its first.
+        precision: one of the format's; default: `usual_precision`.
         base: names the adapter's base instead of the adapter.
         clobber: False refuses to replace anything.
 
@@ -91,6 +92,13 @@ def export(
         _WRITERS[form](whole, path, precision, clobber)
 
 
+def usual_precision(folder: Path, form: str) -> str:
+    """What a model is written in where nobody says: the format's first, or a quantised model's own."""
+    possible = FORMATS[form].precisions
+    stored = None if library.is_adapter(folder) else library.quantization(folder)
+    return stored.precision if stored and stored.precision in possible else possible[0]
+
+
 def _checked(folder: Path, form: str, precision: str | None) -> str:
     """The precision to write this model in, if the format can hold it."""
     made = library.kind(folder)
@@ -98,7 +106,7 @@ def _checked(folder: Path, form: str, precision: str | None) -> str:
         fits = " or ".join(name for name, other in FORMATS.items() if other.makes == made)
         raise UsageError(f"{form} does not hold {made} models", f"use --to {fits}")
     possible = FORMATS[form].precisions
-    precision = precision or possible[0]
+    precision = precision or usual_precision(folder, form)
     if precision not in possible:
         raise UsageError(f"{form} is not written in {precision}", f"use --precision {' or '.join(possible)}")
     if folder.is_file():
@@ -157,7 +165,7 @@ def _hf(folder: Path, path: Path, precision: str, clobber: bool) -> None:
         with output_errors(path):
             temporary.mkdir()
         recast(folder, temporary / library.WEIGHTS, precision)
-        config = {k: v for k, v in read_json(folder / library.CONFIG).items() if k != "torch_dtype"}
+        config = {k: v for k, v in read_json(folder / library.CONFIG).items() if k not in _OF_STORAGE}
         write_json(temporary / library.CONFIG, config | {"dtype": _DTYPES[precision]})
         for name in COMPANIONS:
             if (folder / name).is_file():

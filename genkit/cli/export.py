@@ -41,7 +41,7 @@ genkit export run/adapter --to gguf --out tuned.gguf
     section="Output",
     type=click.Choice(PRECISIONS),
     metavar="|".join(PRECISIONS),
-    help="Of the weights. Default: fp32. int8 is gguf's Q8_0, int4 its Q4_0.",
+    help="Of the weights. Default: fp32, or a quantised model's own. int8 is gguf's Q8_0, int4 its Q4_0.",
 )
 @option(
     "--base", section="Output", metavar="MODEL", help="Merge an adapter with this model. Default: the one it names."
@@ -67,10 +67,12 @@ def export(
     folder = library.find_any(model)
 
     from genkit.export import export as write_export
+    from genkit.export import usual_precision
 
+    written = precision or usual_precision(folder, form)
     write_export(folder, Path(out), form, precision, base=base, clobber=not no_clobber)
     if terminal.json:
-        facts = {"model": model, "to": form, "precision": precision or "fp32", "path": out, "bytes": _size(Path(out))}
+        facts = {"model": model, "to": form, "precision": written, "path": out, "bytes": _size(Path(out))}
         write_json(facts)
     else:
         write(out + "\n")

@@ -145,6 +145,9 @@ def _resumed(config: Config, set_by_user: frozenset[str], task: TrainTask) -> tu
     for other, makes in _MAKES.items():
         if kind == makes and other != task:
             raise InputError(f"{out} is a run of {other}", f"use genkit {other} --resume --out {shlex.quote(str(out))}")
+    if isinstance(record.get("compressed"), dict):
+        command = f"genkit compress --resume --out {shlex.quote(str(out))}"
+        raise InputError(f"{out} is a run of genkit compress", f"use {command}")
     if set_by_user & {*_BUDGETS}:  # another budget replaces the old one, whatever its kind
         saved = {k: v for k, v in saved.items() if k not in _BUDGETS}
     hardware = record.get("hardware")

@@ -113,7 +113,8 @@ def quantize(values: NDArray[np.float32], bits: int) -> tuple[NDArray[np.int8], 
     groups = values.reshape(rows, columns // GROUP, GROUP)
     extreme = np.take_along_axis(groups, np.abs(groups).argmax(-1, keepdims=True), -1)  # (O, G, 1)
     exact = np.abs(extreme) / np.float32(127) if bits == 8 else extreme / np.float32(-8)
-    scales = exact.astype(np.float16)
+    with np.errstate(over="ignore"):
+        scales = exact.astype(np.float16)
     if not np.isfinite(scales).all():
         raise InputError("a weight is too large to be quantised", "use another model")
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
@@ -143,5 +144,5 @@ def unpack(packed: NDArray[np.int32], bits: int, columns: int) -> NDArray[np.int
     """What `pack` packed, `columns` numbers a row."""
     raised = np.ascontiguousarray(packed).view(np.uint8)  # (O, bytes)
     if bits == 4:
-        raised = np.stack((raised & 15, raised >> 4), axis=-1).reshape(len(raised), -1)
+        raised = np.stack((raised & np.uint8(15), raised >> np.uint8(4)), axis=-1).reshape(len(raised), -1)
     return (raised[:, :columns].astype(np.int16) - (1 << (bits - 1))).astype(np.int8)

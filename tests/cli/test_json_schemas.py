@@ -293,6 +293,7 @@ FAILURES = {
     "score": [[], ["--candidates", "none.txt"], ["--candidates", "-", "--metric", "blue"]],
     "info": [[], ["nowhere"], ["x.png"], ["x.jsonl"], ["x.gguf"], ["https://example.com"]],
     "models": [["x"], ["--bogus"]],
+    "compress": [[], ["story"], ["story", "--prune", "2"], ["kittens", "--quantize", "int8"], ["--resume"]],
     "export": [["story"], ["story", "--to", "onnx", "--out", "x"], ["nowhere", "--to", "hf", "--out", "x"]],
     "chat": [["-m", "nowhere"], ["-m", "kittens"], ["--top-p", "7"]],
     "explain": [["nowhere", "x"], ["story", ""], ["story", "x", "--layer", "1"], ["kittens", "--columns", "4"]],

@@ -28,6 +28,7 @@ from genkit.training.record import read_record
 
 DATA = "data"  # folder of a run with its tokens
 CALIBRATION = 32_768  # tokens to measure the importance of neurons on
+_AT_ONCE = 8192  # of them that go through the model together
 COMMAND = "genkit compress"
 
 
@@ -47,7 +48,8 @@ def calibration(corpus: Corpus, context: int, seed: int) -> list[Tensor]:
     """Ids (B, T) of some of the training text."""
     count = max(1, CALIBRATION // context)
     ids, _ = corpus.batch(block_size=context, batch_size=count, seed=seed, step=0)
-    return list(ids.split(max(1, 8192 // context)))
+    rows = max(1, _AT_ONCE // context)
+    return [ids[start : start + rows] for start in range(0, len(ids), rows)]
 
 
 def smaller(teacher: GPT, config: CompressConfig, batches: list[Tensor]) -> GPT:

@@ -41,9 +41,10 @@ def narrowed(model: GPT, width: int, batches: Sequence[Tensor] = ()) -> GPT:
         if name != "blocks":
             setattr(narrow, name, module)
     states = [model.embed(ids) + _positions(model, ids) for ids in batches]  # (B, T, C) each
-    for layer, block in enumerate(model.blocks):
+    for block, smaller in zip(model.blocks, narrow.blocks, strict=True):
+        assert isinstance(block, Block)
+        assert isinstance(smaller, Block)
         moments = _moments(model, block, states) if states else None
-        smaller = narrow.blocks[layer]
         for name, module in block.named_children():
             if name != "mlp":
                 setattr(smaller, name, module)
@@ -106,7 +107,8 @@ def _fitted(down: Tensor, kept: Tensor, moments: Tensor) -> Tensor:
     damping = _DAMPING * inner.diagonal().mean()
     inner.diagonal().add_(damping)
     outer = down.double() @ cross + damping * down[:, kept]
-    return torch.linalg.solve(inner, outer.T).T.to(down.dtype)
+    fitted: Tensor = torch.linalg.solve(inner, outer.T)  # (width, C)
+    return fitted.T.to(down.dtype)
 
 
 def _set(layer: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
