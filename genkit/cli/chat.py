@@ -52,12 +52,14 @@ def chat_form(pipeline: TextPipeline, terminal: Terminal, model: str) -> ChatFor
     """How the model is talked to.
 
     Raises:
-        InputError: it is a file that tokenizes itself, or its template is not valid.
+        InputError: it is a file that tokenizes itself, or an encoder-decoder, or its template is not valid.
     """
     from genkit.text.dialogue import ChatForm
 
     if pipeline.tokenizer is None:
         raise InputError(f"{model}: a .gguf file is not talked to", "name the model directory that it was made from")
+    if library.family(pipeline.path) == "seq2seq":
+        raise InputError(f"{model} is a sequence-to-sequence model and holds no conversation", "genkit text runs it")
     form = ChatForm(pipeline.tokenizer, pipeline.path)
     if not form.own:
         terminal.note(
