@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from genkit.errors import InputError
 from genkit.text.documents import list_files
@@ -91,23 +91,25 @@ def _named(fields: Iterable[str]) -> tuple[str, str] | None:
 
 
 def _pair(record: Record, source_field: str | None, target_field: str | None, errors: str) -> Pair:
+    for field, flag in ((source_field, "--source-field"), (target_field, "--target-field")):
+        if field is not None and field not in record.fields:
+            raise InputError(f"{record.where} has no field {field!r}", f"choose one with {flag}: {_names(record)}")
     known = _named(record.fields)
     source, target = source_field or (known and known[0]), target_field or (known and known[1])
     if source is None or target is None:
-        there = ", ".join(str(name) for name in list(record.fields)[:12]) or "no fields"
-        raise InputError(f"{record.where} is no pair: it has {there}", _EXAMPLE)
+        raise InputError(f"{record.where} is no pair: it has {_names(record) or 'no fields'}", _EXAMPLE)
     text = _text(record, source, "--source-field", errors)
     if source_field is None and source == "instruction" and record.fields.get("input") not in (None, ""):
         text += "\n\n" + _text(record, "input", "--source-field", errors)
     return Pair(text, _text(record, target, "--target-field", errors), record.where)
 
 
+def _names(record: Record) -> str:
+    return ", ".join(str(name) for name in list(record.fields)[:12])
+
+
 def _text(record: Record, field: str, flag: str, errors: str) -> str:
-    fields: Mapping[str, Any] = record.fields
-    if field not in fields:
-        there = ", ".join(str(name) for name in list(fields)[:12])
-        raise InputError(f"{record.where} has no field {field!r}", f"choose one with {flag}: {there}")
-    text = fields[field]
+    text = record.fields[field]
     if not isinstance(text, str):
         raise InputError(f"{record.where}: {field} is {text!r:.60}, not text", f"name another {flag}")
     if not text.strip():

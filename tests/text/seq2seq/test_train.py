@@ -62,8 +62,10 @@ def config(tmp_path: Path, pairs_file: Path, seq2seq_model: Callable[[str], Path
     )  # fmt: skip
 
 
-def run(config: TextTrainConfig, logger: Recorder | None = None, **how: bool) -> TrainReport:
-    with Runtime(resolve("cpu", "fp32", task="train-text"), seed=config.seed) as runtime:
+def run(
+    config: TextTrainConfig, logger: Recorder | None = None, *, precision: str = "fp32", **how: bool
+) -> TrainReport:
+    with Runtime(resolve("cpu", precision, task="train-text"), seed=config.seed) as runtime:
         return train_seq2seq(config, runtime, logger or Recorder(), **how)
 
 
@@ -137,12 +139,20 @@ def test_the_losses_are_those_of_a_plain_loop(
     assert recorder.losses == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("change", [{}, {"accumulate": 2}, {"optimizer": "adafactor", "lr": 1e-2}])
+@pytest.mark.parametrize(
+    ("change", "precision"),
+    [
+        ({}, "fp32"),
+        ({"accumulate": 2, "label_smoothing": 0.1}, "fp32"),
+        ({"optimizer": "adafactor", "lr": 1e-2}, "fp32"),
+        ({}, "bf16"),
+    ],
+)
 def test_an_interrupted_run_ends_bit_for_bit_like_a_straight_one(
-    config: TextTrainConfig, tmp_path: Path, change: dict[str, Any]
+    config: TextTrainConfig, tmp_path: Path, change: dict[str, Any], precision: str
 ) -> None:
     config = config.replace(**change)
-    run(config)
+    run(config, precision=precision)
     straight = digests(tmp_path / "run")
     again = config.replace(out=str(tmp_path / "again"))
 
@@ -154,9 +164,9 @@ def test_an_interrupted_run_ends_bit_for_bit_like_a_straight_one(
 
     for attempt, at in enumerate((3, 7)):  # before the first save but that at the start, and between two
         with pytest.raises(Killed):
-            run(again, Recorder(at, die), resume=attempt > 0)
+            run(again, Recorder(at, die), precision=precision, resume=attempt > 0)
     resumed = Recorder()
-    run(again, resumed, resume=True)
+    run(again, resumed, precision=precision, resume=True)
     assert resumed.steps == list(range(6, 13))
     assert digests(tmp_path / "again") == straight
 
