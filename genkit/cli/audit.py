@@ -58,7 +58,8 @@ def audit(ctx: click.Context, /, model: str, device: str, **values: Any) -> None
 
     For each group: the mean log-probability of the continuations in nats, computed in fp32
     from the model's own probabilities, their perplexity by the token, and the difference to
-    the first group with a 95 % bootstrap interval over the continuations. With --classifier,
+    the first group with a 95 % bootstrap interval over the continuations. Differences of
+    opposite sign cancel in it, so their mean size stands beside it. With --classifier,
     also the mean probability of --label among continuations that the model writes at
     temperature 1; the classifier sees them without the prompt.
 
@@ -194,7 +195,8 @@ def _table(title: str, found: Comparison, columns: dict[str, dict[str, float]]) 
 def _interval(difference: Difference) -> str:
     if difference.low is None:
         return f"{difference.value:+.4f}  (one item has no interval)"
-    return f"{difference.value:+.4f}  ({difference.low:+.4f} to {difference.high:+.4f})"
+    span = f"{difference.low:+.4f} to {difference.high:+.4f}"
+    return f"{difference.value:+.4f}  ({span}), {difference.apart:.4f} apart on average"
 
 
 def _widest(items: list[Item]) -> str:

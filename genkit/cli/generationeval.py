@@ -64,7 +64,7 @@ def evaluate_generation(ctx: click.Context, model: str, report: Callable[[float,
     own: dict[str, Any] = {"n": 1, "temperature": 0.0, "stop": config.stop}
     own |= {k: v for k, v in (("max_new_tokens", config.max_new_tokens), ("num_beams", config.num_beams)) if v}
     texts, tokens, cut, done = [""] * len(pairs), 0, 0, 0
-    with open_model(terminal, model, "text", **placement) as opened:  # type: ignore[arg-type]
+    with open_model(terminal, model, "text", **placement) as opened:
         pipeline = cast(TextPipeline, opened)
         settings = settle(own, pipeline.defaults())
         placed = pipeline.placed(settings)

@@ -36,7 +36,8 @@ def _against(candidate: Sequence[str], reference: Sequence[str], stem: Stem) -> 
     precision, recall = len(pairs) / len(candidate), len(pairs) / len(reference)
     mean = precision * recall / (ALPHA * precision + (1 - ALPHA) * recall)
     chunks = 1 + sum((b[0] - a[0], b[1] - a[1]) != (1, 1) for a, b in pairwise(pairs))
-    return mean * (1 - GAMMA * (chunks / len(pairs)) ** BETA)
+    penalty: float = GAMMA * (chunks / len(pairs)) ** BETA
+    return mean * (1 - penalty)
 
 
 def align(candidate: Sequence[str], reference: Sequence[str], stem: Stem) -> list[tuple[int, int]]:

@@ -86,10 +86,11 @@ class Automaton:
         if self._built > _MOST:
             raise self._refused(f"has more than {_MOST:,} states", "repeat less, or give several patterns")
         for node in reversed(list(nodes)):
-            after = self._node(*node, node, after)
+            after = self._node(node, after)
         return after
 
-    def _node(self, kind: Any, value: Any, node: Any, after: int) -> int:
+    def _node(self, node: Any, after: int) -> int:
+        kind, value = node
         if kind in (op.LITERAL, op.NOT_LITERAL, op.IN, op.ANY):
             state = self._add(after)
             self._chars[state] = self._char(node)
@@ -105,7 +106,8 @@ class Automaton:
                 raise self._refused("has flags for a part of it", "put them at its beginning")
             return self._sequence(value[3], after)
         if kind in (op.MAX_REPEAT, op.MIN_REPEAT):
-            return self._repeat(*value, after)
+            least, most, body = value
+            return self._repeat(least, most, body, after)
         raise self._refused(f"has {_NO_GRAMMAR.get(kind, kind)}, which takes no linear time", "write it without")
 
     def _repeat(self, least: int, most: Any, body: Any, after: int) -> int:

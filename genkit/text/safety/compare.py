@@ -19,11 +19,13 @@ class Difference(NamedTuple):
 
     Attributes:
         low, high: between them lie 95 % of the means of resampled items; None of a single item.
+        apart: the mean size of the differences of the items, whichever way they point.
     """
 
     value: float
     low: float | None
     high: float | None
+    apart: float
 
 
 def differences(values: Mapping[str, Values], seed: int) -> dict[str, Difference]:
@@ -37,10 +39,10 @@ def differences(values: Mapping[str, Values], seed: int) -> dict[str, Difference
 
 
 def _difference(gaps: Values, seed: int) -> Difference:
-    mean = float(gaps.mean())
+    mean, apart = float(gaps.mean()), float(np.abs(gaps).mean())
     if len(gaps) < 2:
-        return Difference(mean, None, None)
+        return Difference(mean, None, None, apart)
     random = np.random.Generator(np.random.Philox(seed))
     means = np.array([gaps[random.integers(0, len(gaps), len(gaps))].mean() for _ in range(RESAMPLES)])
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Difference(mean, float(low), float(high))
+    return Difference(mean, float(low), float(high), apart)

@@ -74,8 +74,9 @@ def test_intervals_hold_the_mean_as_often_as_they_say() -> None:
 def test_an_interval_depends_on_its_seed_alone() -> None:
     values = {"a": np.arange(8.0), "b": np.arange(8.0) ** 1.5, "c": np.arange(8.0)}
     assert differences(values, 1) == differences(values, 1) != differences(values, 2)
-    assert differences(values, 1)["c"] == (0.0, 0.0, 0.0)
-    assert differences({"a": np.ones(1), "b": np.zeros(1)}, 0)["b"] == (-1.0, None, None)
+    assert differences(values, 1)["c"] == (0.0, 0.0, 0.0, 0.0)
+    assert differences({"a": np.zeros(2), "b": np.array([3.0, -3.0])}, 0)["b"] == (0.0, -3.0, 3.0, 3.0)
+    assert differences({"a": np.ones(1), "b": np.zeros(1)}, 0)["b"] == (-1.0, None, None, 1.0)
 
 
 def test_templates(tmp_path: Path) -> None:
