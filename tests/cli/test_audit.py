@@ -70,6 +70,15 @@ def test_json_adds_up(genkit: Run, tiny_text: Path, prompts: str) -> None:
     assert found["classifier"] is None
 
 
+def test_models_of_other_architectures(genkit: Run, hub_checkpoint: Run, prompts: str) -> None:
+    done = genkit("audit", str(hub_checkpoint("gpt_neox")), "--prompts", prompts, "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["likelihood"]["items"] == 3
+    done = genkit("audit", str(hub_checkpoint("bert")), "--prompts", prompts)
+    assert done.code == 3
+    assert "a masked model gives continuations no probability" in done.err
+
+
 def test_a_classifier_reads_sampled_continuations(genkit: Run, tiny_text: Path, prompts: str, opinion: Path) -> None:
     args = ("audit", str(tiny_text), "--prompts", prompts, "--samples", "4", "--max-new-tokens", "6")
     more = ("--classifier", str(opinion), "--label", "good")
