@@ -101,6 +101,7 @@ def _facts(found: Comparison, config: CompressConfig) -> dict[str, Any]:
 def _check_flags(config: CompressConfig, set_by_user: frozenset[str]) -> None:
     """Raise UsageError for a setting of training where there is none."""
     if config.trains:
+        config.training()  # refuses what has no text
         return
     for field, _ in options(CompressConfig):
         if field.name in TRAINING & set_by_user:

@@ -93,8 +93,6 @@ class CompressConfig(Config):
         methods = {"--quantize": self.quantize, "--prune": self.prune, "--distill-into": self.distill_into}
         if len(given := [flag for flag, value in methods.items() if value is not None]) > 1:
             raise UsageError(f"{given[0]} and {given[1]} exclude each other", "compress the result again")
-        if (self.distill_into or self.budgeted) and not self.data and self.quantize is None:
-            raise UsageError("a smaller model is trained on text, and --data is missing", "name it with --data")
 
     @property
     def budgeted(self) -> bool:
@@ -126,5 +124,11 @@ class CompressConfig(Config):
         raise UsageError("how to compress is missing", "add --quantize int8, --prune 0.3 or --distill-into half")
 
     def training(self) -> TextTrainConfig:
-        """The settings of the training run, or of the reading of the text alone."""
+        """The settings of the training run, or of the reading of the text alone.
+
+        Raises:
+            UsageError: there is no text.
+        """
+        if not self.data:
+            raise UsageError("a smaller model is trained on text, and --data is missing", "name it with --data")
         return TextTrainConfig(**{name: getattr(self, name) for name in _SHARED}, optimizer="muon", compile=False)

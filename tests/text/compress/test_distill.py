@@ -28,7 +28,13 @@ CPU = Placement("cpu", "fp32", "torch", "test")
 @pytest.fixture
 def settings(tmp_path: Path) -> dict[str, Any]:
     (tmp_path / "book.txt").write_text("The cat sat on the mat. The dog ran to the cat.\n" * 200)
-    return {"data": (str(tmp_path / "book.txt"),), "distill_into": "half", "batch_size": 4, "steps": 6}
+    return {
+        "data": (str(tmp_path / "book.txt"),),
+        "distill_into": "half",
+        "batch_size": 4,
+        "steps": 6,
+        "eval_tokens": 200,
+    }
 
 
 class Stopper(Loggers):
@@ -63,7 +69,7 @@ def test_a_resumed_run_ends_the_same(tiny_text: Path, settings: dict[str, Any], 
 
 
 def test_training_heals_what_was_pruned(tiny_text: Path, settings: dict[str, Any], tmp_path: Path) -> None:
-    plain = {key: settings[key] for key in ("data",)} | {"prune": 0.5}
+    plain = {key: settings[key] for key in ("data", "eval_tokens")} | {"prune": 0.5}
     with Runtime(CPU) as runtime:
         cut = compress("tiny", tiny_text, CompressConfig(out=str(tmp_path / "cut"), **plain), runtime, Loggers())
         config = CompressConfig(out=str(tmp_path / "healed"), steps=20, batch_size=4, **plain)
