@@ -115,8 +115,15 @@ def hub_classifier(folder: Path, classes: Classes | None = None, *, max_length: 
             )
         except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, TypeError) as error:
             raise refused(folder, error, "classifier") from error
-    if classes is None and (missing := sorted(info["missing_keys"])):
-        raise InputError(f"{folder} lacks {missing[0]}", "config.json and the weights must come from the same model")
+    wrong = sorted({*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])})
+    if classes is not None:  # the head may be new, and the pooler below it, which language models are saved without
+        head = _outside(body)
+        wrong = [name for name in wrong if name not in head and ".pooler." not in name]
+    if wrong:
+        raise InputError(
+            f"{folder}: {wrong[0]} is missing or has another shape",
+            "config.json and the weights must come from the same model",
+        )
     if has_head and held != names:
         for parameter in _outside(body).values():
             nn.init.zeros_(parameter) if parameter.ndim < 2 else nn.init.normal_(parameter, std=0.02)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from genkit.text.classify.asking import ask
 from genkit.text.classify.config import ClassifyTrainConfig
 from genkit.text.classify.predict import load_classifier
 from genkit.text.classify.train import train_classifier
+from genkit.text.models.store import WEIGHTS
 from genkit.text.questions import Question
 from genkit.training.log import Loggers
+from genkit.training.weights import load_tensors, save_tensors
 
 Checkpoint = Callable[[str], Path]
 ROWS = [{"text": f"the cat {'sat' if i % 2 else 'ran'} {i}", "label": i % 2} for i in range(16)]
@@ -37,7 +40,7 @@ def config(tmp_path: Path) -> ClassifyTrainConfig:
     )
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "gpt_neox"])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "gpt_neox", "t5", "bart"])
 def test_the_run_is_a_model_of_transformers(
     kind: str, hub_checkpoint: Checkpoint, config: ClassifyTrainConfig, tmp_path: Path
 ) -> None:
@@ -94,3 +97,13 @@ def test_long_texts_are_cut_to_the_context(hub_checkpoint: Checkpoint) -> None:
 def test_what_is_no_classifier_is_refused(hub_checkpoint: Checkpoint) -> None:
     with pytest.raises(InputError, match="is no classifier"):
         load_classifier(hub_checkpoint("bert"))
+
+
+def test_weights_that_do_not_fit_are_refused_whatever_is_new(hub_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    shutil.copytree(hub_checkpoint("bert"), tmp_path / "model")
+    tensors = load_tensors(tmp_path / "model" / WEIGHTS)
+    name = next(name for name in tensors if name.endswith("layer.1.output.dense.weight"))
+    for wrong in (tensors | {name: tensors[name][:-1]}, {key: t for key, t in tensors.items() if key != name}):
+        save_tensors(tmp_path / "model" / WEIGHTS, wrong, {"format": "pt"})
+        with pytest.raises(InputError, match="missing or has another shape"):
+            load_classifier(tmp_path / "model", ("a", "b"))
