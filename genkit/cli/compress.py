@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,7 +100,9 @@ def _facts(found: Comparison, config: CompressConfig) -> dict[str, Any]:
 
 
 def _check_flags(config: CompressConfig, set_by_user: frozenset[str]) -> None:
-    """Raise UsageError for a setting of training where there is none."""
+    """Raise UsageError for a setting of training where there is none, and for several processes."""
+    if (ranks := os.environ.get("WORLD_SIZE", "1")) not in ("", "1"):
+        raise UsageError(f"WORLD_SIZE={ranks}: compress does not run on several processes", "run it without torchrun")
     if config.trains:
         config.training()  # refuses what has no text
         return
@@ -110,6 +113,8 @@ def _check_flags(config: CompressConfig, set_by_user: frozenset[str]) -> None:
                 + ("--quantize does not train" if config.quantize else "--prune trains with a budget only"),
                 "leave it out" if config.quantize else "add --budget and --data",
             )
+    if config.quantize and "val_fraction" in set_by_user:
+        raise UsageError("--val-fraction holds out text, and --quantize learns from none", "leave it out")
     for path in config.measured:
         if not Path(path).exists():
             raise InputError(f"{path}: no such file or folder", "check the path")

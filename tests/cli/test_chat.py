@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from genkit.text.chat import messages_of
 
 Run = Callable[..., Any]
 ROOT = Path(__file__).parents[2]
@@ -45,6 +48,7 @@ def test_a_line_is_a_turn(genkit: Run, model: tuple[str, str], tmp_path: Path) -
     said = [answer["answer"].strip() for answer in (first, second)]
     expected = [(q, a) for q, a in zip(("cat", "dog"), said, strict=True) if a]
     assert [turn["content"] for turn in kept["messages"]] == [text for pair in expected for text in pair]
+    assert messages_of(kept, "x") == kept["messages"]  # as train-text reads it
 
 
 def test_the_second_question_sees_the_first(genkit: Run, terse: tuple[str, str]) -> None:
@@ -161,6 +165,15 @@ class Screen:
     def type(self, text: str) -> None:
         os.write(self.leader, text.encode())
 
+    def interrupt(self, answer: str) -> None:
+        """Send SIGINT until it is answered: readline misses one that comes just before it waits."""
+        for _ in range(60):
+            os.kill(self.process.pid, signal.SIGINT)
+            with contextlib.suppress(AssertionError):
+                self.wait_for(answer, 1)
+                return
+        raise AssertionError(f"no {answer!r} in {self.seen!r}")
+
 
 @pytest.fixture
 def screen(tiny_text: Path, tmp_path: Path) -> Iterator[Screen]:
@@ -187,8 +200,7 @@ def test_on_a_terminal(screen: Screen, tmp_path: Path) -> None:
     screen.type("/system mat\n")
     screen.wait_for("a new conversation, with these instructions")
     screen.wait_for("> ")
-    os.kill(screen.process.pid, signal.SIGINT)
-    screen.wait_for("Ctrl-D ends")
+    screen.interrupt("Ctrl-D ends")
     screen.type("dog\n")
     screen.wait_for("cut after 5 tokens")
     screen.wait_for("> ")

@@ -134,27 +134,34 @@ class LineReader:
             hint = hint or "a line has prompt or messages, id, seed and settings such as top_k"
             raise InputError(f"unknown field {_short(name)}", hint)
         prompt, seed = asked.pop("prompt", None), asked.pop("seed", line_seed(self.seed, number))
-        messages, conversation = asked.pop("messages", None), None
-        if messages is not None and prompt is not None:
-            raise InputError("a line has a prompt or messages, not both", "leave one of them out")
-        if messages is None and type(prompt) is not str:
-            raise InputError("there is no prompt" if prompt is None else f"prompt {_short(prompt)} is not text")
-        if messages is not None or self._chat:
-            told = [{"role": "user", "content": prompt}] if messages is None else question_of(messages, "the conversation")
-            if self._system is not None and told[0]["role"] != "system":
-                told = [{"role": "system", "content": self._system}, *told]
-            messages, prompt, conversation = told, prompt or "", self._conversation(told)
+        messages = self._messages(asked.pop("messages", None), prompt)
+        conversation = None if messages is None else self._conversation(messages)
         if type(seed) is not int or not 0 <= seed <= LARGEST_SEED:
             raise InputError(f"seed {_short(seed)} is not a whole number from 0 to {LARGEST_SEED}")
         if not asked:
-            return Task(number, called, prompt, self.config, seed, messages, conversation)
+            return Task(number, called, prompt or "", self.config, seed, messages, conversation)
         if isinstance(asked.get("json_schema"), dict):
             asked["json_schema"] = json.dumps(asked["json_schema"], ensure_ascii=False)
         try:
             config = settle({**self.own, **asked}, self.recommended)
-            return Task(number, called, prompt, config, seed, messages, conversation)
+            return Task(number, called, prompt or "", config, seed, messages, conversation)
         except OverflowError as error:
             raise InputError(str(error)) from None
+
+    def _messages(self, messages: Any, prompt: Any) -> list[Message] | None:
+        """The conversation that a line means; None where it is a prompt to go on with."""
+        if messages is not None and prompt is not None:
+            raise InputError("a line has a prompt or messages, not both", "leave one of them out")
+        if messages is not None:
+            said = question_of(messages, "the conversation")
+        elif type(prompt) is not str:
+            raise InputError("there is no prompt" if prompt is None else f"prompt {_short(prompt)} is not text")
+        elif self._chat:
+            said = [{"role": "user", "content": prompt}]
+        else:
+            return None
+        system = [] if self._system is None or said[0]["role"] == "system" else [self._system]
+        return [*({"role": "system", "content": text} for text in system), *said]
 
     def _conversation(self, messages: list[Message]) -> ChatPrompt:
         if self._asking is None:

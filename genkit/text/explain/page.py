@@ -54,5 +54,5 @@ def escaped(text: str) -> str:
 
 def visible(piece: str) -> str:
     """A token on one line, with signs for the blanks that would not be seen."""
-    shown = piece.replace("\n", "⏎").replace("\t", "→").replace(" ", "·")
+    shown = piece.replace("\n", "\\n").replace("\t", "\\t").replace(" ", "·")
     return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in shown)

@@ -77,4 +77,4 @@ def _lines(pen: Pen, pieces: Sequence[str]) -> tuple[list[tuple[float, float, fl
 
 
 def _plain(piece: str) -> str:
-    return "".join(c if c.isprintable() else "⏎" if c == "\n" else " " for c in piece)
+    return "".join(c if c.isprintable() else " " for c in piece)
