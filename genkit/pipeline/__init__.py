@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genkit import library
+from genkit.errors import InputError
 from genkit.pipeline.base import Note
 
 if TYPE_CHECKING:
@@ -47,6 +48,15 @@ def load(
         from genkit.pipeline.image import ImagePipeline
 
         return ImagePipeline(path, **asked)
+    family = library.family(path)
+    if family in ("causal", "seq2seq"):
+        from genkit.pipeline.hubtext import HubPipeline
+
+        return HubPipeline(path, **asked)
+    if family != "gpt":
+        what = {"masked": "a masked model, which fills gaps", "classifier": "a classifier, which labels texts"}[family]
+        remedy = {"masked": "genkit fill", "classifier": "genkit classify"}[family]
+        raise InputError(f"{name} is {what}", f"use {remedy}")
     from genkit.pipeline.text import TextPipeline
 
     return TextPipeline(path, **asked)

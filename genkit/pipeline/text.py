@@ -15,6 +15,7 @@ from genkit import library
 from genkit.errors import GenkitError, InputError, ResourceError, UsageError
 from genkit.files import read_json
 from genkit.pipeline.base import Pipeline, guard
+from genkit.pipeline.textjobs import TextEvent, TextJob
 from genkit.text.config import GenerationConfig, GPTConfig, parse_bias
 
 if TYPE_CHECKING:
@@ -24,49 +25,9 @@ if TYPE_CHECKING:
     from genkit.text.tokenizer import Tokenizer
     from genkit.text.writing import Writer
 
+__all__ = ["PARALLEL", "TextEvent", "TextJob", "TextPipeline"]
+
 PARALLEL = 64  # continuations at once
-
-
-@dataclass(frozen=True)
-class TextJob:
-    """Continue `prompt` `config.n` times, the i-th from seed + i. An empty prompt starts a new text.
-
-    Attributes:
-        prompt: text, or a conversation that waits for an answer.
-        live: each token is wanted at once; else the engine may report a whole text at its end.
-    """
-
-    prompt: str | ChatPrompt
-    config: GenerationConfig
-    seed: int = 0
-    live: bool = True
-
-
-@dataclass(frozen=True)
-class TextEvent:
-    """A piece of a continuation.
-
-    Attributes:
-        job: which job it belongs to, from 0.
-        index: which of its continuations.
-        text: new text; may be empty when a token ends inside a character.
-        finish: None while it goes on, else "stop" (a stop string), "eos", "length", or "error".
-        tokens: how many the continuation has so far.
-        token: the id of the token behind it.
-        logprob: its log-probability, and `top` the likeliest tokens with theirs, if
-            `config.logprobs` asks for them.
-        error: why the job was refused; its only event then.
-    """
-
-    job: int
-    index: int
-    text: str
-    finish: str | None
-    tokens: int
-    token: int | None = None
-    logprob: float | None = None
-    top: tuple[tuple[int, float], ...] = ()
-    error: GenkitError | None = None
 
 
 class _Work(NamedTuple):
@@ -147,7 +108,10 @@ class TextPipeline(Pipeline):
 
     @property
     def context(self) -> int:
-        """How many tokens a prompt and its continuation may have together; not of a `.gguf` file."""
+        """How many tokens a prompt and its continuation may have together; not of a `.gguf` file.
+
+        Of an encoder-decoder, each by itself.
+        """
         return self._shape.block_size
 
     def defaults(self) -> dict[str, Any]:
@@ -159,14 +123,18 @@ class TextPipeline(Pipeline):
         Raises:
             InputError: a value of another type, or out of range.
         """
-        path = self.path / library.GENERATION
-        held = read_json(path) if path.exists() else {}
+        path, held = self._recommended()
         known = {k: v for k, v in held.items() if k in GenerationConfig.__dataclass_fields__ and v is not None}
         try:
             config = GenerationConfig.from_dict(known)
         except (UsageError, OverflowError) as error:
             raise InputError(f"{path}: {error}") from error
         return {name: getattr(config, name) for name in known}
+
+    def _recommended(self) -> tuple[Path, dict[str, Any]]:
+        """The file with the model's settings, and what it says."""
+        path = self.path / library.GENERATION
+        return path, read_json(path) if path.exists() else {}
 
     def complete(self, prompt: str, config: GenerationConfig | None = None, *, seed: int = 0) -> list[str]:
         """The continuations of `prompt`, whole; arguments and errors as `stream`."""
@@ -274,7 +242,7 @@ class TextPipeline(Pipeline):
     def _checked(self, ids: list[int]) -> list[int]:
         from genkit.text.engines import check_length
 
-        check_length(len(ids), self._shape.block_size)
+        check_length(len(ids), self.context)
         return ids
 
     def _bias(self, config: GenerationConfig) -> Bias:

@@ -19,7 +19,7 @@ from typing import Literal
 
 from genkit.errors import ResourceError, UsageError
 
-Task = Literal["text", "image", "train-text", "train-gan", "train-classifier", "classify", "fill", "eval"]
+Task = Literal["text", "image", "train-text", "train-gan", "train-classifier", "classify", "fill", "hub", "eval"]
 
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps", "xpu", "xpu:N")
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16", "int8", "int4")
@@ -31,6 +31,7 @@ ENGINES: dict[Task, tuple[str, ...]] = {
     "train-classifier": ("auto", "torch"),
     "classify": ("auto", "torch"),
     "fill": ("auto", "torch"),
+    "hub": ("auto", "torch"),  # text of a model that transformers runs
     "eval": ("auto", "torch"),
 }
 # the engines for a CPU: the package each needs, and its precisions, the one for auto first

@@ -7,6 +7,7 @@ penalty, no-repeat-ngram, forbidden tokens, logit bias, min-new-tokens), tempera
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -39,13 +40,22 @@ class Rules:
     Attributes:
         bias: pairs of a token sequence and what is added to the logit of its last token.
         forbidden: the tokens that may not follow these tokens.
-        eos_id: the end-of-text token, which `min_new_tokens` keeps back.
+        eos_id: the end-of-text token, which `min_new_tokens` keeps back, as it does `ends`.
+        ends: further tokens that end a text.
+        forced: the tokens one of which must be the text's i-th; none for any.
     """
 
     config: GenerationConfig
     bias: Bias = ()
     forbidden: Callable[[Sequence[int]], Collection[int]] | None = None
     eos_id: int | None = None
+    ends: Collection[int] = ()
+    forced: Callable[[int], Collection[int]] | None = None
+
+    @functools.cached_property
+    def endings(self) -> frozenset[int]:
+        """All tokens that end a text."""
+        return frozenset(self.ends) | ({self.eos_id} if self.eos_id is not None else set())
 
 
 def process(logits: Tensor, rules: Rules, pasts: Sequence[Past]) -> Tensor:
@@ -74,8 +84,10 @@ def penalise(logits: Tensor, rules: Rules, pasts: Sequence[Past]) -> Tensor:
         logits = forbid(logits, [rules.forbidden(past.tokens) for past in pasts])
     if rules.bias:
         logits = sequence_bias(logits, [past.tokens for past in pasts], rules.bias)
-    if config.min_new_tokens and rules.eos_id is not None:
-        logits = forbid(logits, [[rules.eos_id] * (len(past.text) < config.min_new_tokens) for past in pasts])
+    if config.min_new_tokens and rules.endings:
+        logits = forbid(logits, [rules.endings if len(past.text) < config.min_new_tokens else () for past in pasts])
+    if rules.forced is not None:
+        logits = force(logits, [rules.forced(len(past.text)) for past in pasts])
     return logits
 
 
@@ -123,6 +135,13 @@ def repeats(tokens: Sequence[int], n: int) -> set[int]:
 def forbid(logits: Tensor, tokens: Sequence[Collection[int]]) -> Tensor:
     """Drop each row's own `tokens`."""
     return _put(logits, {(row, token): -math.inf for row, own in enumerate(tokens) for token in own})
+
+
+def force(logits: Tensor, tokens: Sequence[Collection[int]]) -> Tensor:
+    """Leave rows that have `tokens` no others, each with the logit 0."""
+    rows = torch.tensor([bool(own) for own in tokens], device=logits.device)
+    wanted = {(row, token): 0.0 for row, own in enumerate(tokens) for token in own}
+    return _put(logits.masked_fill(rows.unsqueeze(1), -math.inf), wanted)
 
 
 def sequence_bias(logits: Tensor, rows: Sequence[Sequence[int]], bias: Bias) -> Tensor:

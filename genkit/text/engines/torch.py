@@ -3,158 +3,40 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-
-import numpy as np
-import torch
-from torch import Tensor
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 from genkit.errors import InputError
 from genkit.runtime.manager import Runtime
 from genkit.text.config import GenerationConfig
 from genkit.text.constraints.badwords import BadWords
-from genkit.text.engines import Bias, TokenEvent, TokenRequest, check_length
-from genkit.text.engines.beams import Beam, beam_search
+from genkit.text.engines import Bias
 from genkit.text.engines.decoder import Decoder, exact_widths, for_decoding
+from genkit.text.engines.rows import RowEngine
 from genkit.text.models.gpt import GPT
-from genkit.text.sampling import Past, Rules, likeliest, process, sample
-
-CACHE_BYTES = 1 << 30  # rows beyond this wait; on CUDA, beyond half of the free memory
+from genkit.text.sampling import Rules
 
 
-class TorchTextEngine:
-    """Decodes many rows at once, each with the bits that it would have alone.
+class TorchTextEngine(RowEngine):
+    """Our GPT: each row has the bits that it would have alone.
 
-    A row that is done makes room for the next request. In fp32 the weights are the
-    model's own, in less they are a copy.
+    In fp32 the weights are the model's own, in less they are a copy.
 
     Args:
         pieces: gives the bytes that each token stands for, by id, None for special tokens;
             asked when a request has bad words.
-
-    Attributes:
-        context: how many tokens prompt and continuation may have together.
     """
 
     def __init__(
         self, model: GPT, runtime: Runtime, pieces: Callable[[], Sequence[bytes | None]] | None = None
     ) -> None:
-        self.context = model.config.block_size
-        self._model, self._runtime, self._pieces = for_decoding(model.to(runtime.device), runtime), runtime, pieces
-        self._rules = functools.lru_cache(64)(self._make_rules)  # rows with equal settings share them
+        super().__init__(runtime, model.config.block_size, model.config.vocab_size)
+        self._model, self._pieces = for_decoding(model.to(runtime.device), runtime), pieces
         self._idle: dict[tuple[int, ...], Decoder] = {}
 
     def close(self) -> None:
         """Let go of the memory of rows."""
         self._idle.clear()
-
-    def generate(self, requests: Iterable[TokenRequest]) -> Iterator[TokenEvent]:
-        """Yield tokens as they are drawn; a row's last event says why it is `done`.
-
-        A row ends with an error where its prompt is empty, has ids beyond the vocabulary
-        or fills the context, and where its rules leave no token to draw. The beams of one
-        search are searched once, and told when the search is over.
-
-        Raises:
-            InputError: the model's logits are not finite.
-        """
-        with self._decoder(self._widths) as decoder:
-            arriving = self._arriving(requests)
-            rows: list[_Row] = []  # the decoder's first ones, in its order
-            following = next(arriving, None)
-            while rows or following is not None:
-                while following is not None and self._has_room(decoder, rows, following):
-                    if isinstance(following, _Row):
-                        decoder.begin(len(rows), following.past.prompt)
-                        rows.append(following)
-                    else:
-                        yield following
-                    following = next(arriving, None)
-                yield from self._advance(decoder, rows)
-
-    def _arriving(self, requests: Iterable[TokenRequest]) -> Iterator[_Row | TokenEvent]:
-        """Rows to decode; and the events of requests that need none, because they are refused or searched."""
-        searched: tuple[object, list[Beam]] = None, []
-        for index, request in enumerate(requests):
-            if request.finished:
-                continue
-            try:
-                row = _Row(index, request, self._checked(request.prompt), self._rules(request.config, request.bias))
-                row.limit = min(request.config.max_new_tokens, self.context - len(row.past.prompt))
-                if request.config.num_beams > 1:
-                    search = row.past.prompt, request.config, request.bias
-                    if search != searched[0]:
-                        searched = search, self._search(row)
-                    yield from _tell(row, searched[1])
-                else:
-                    yield row
-            except InputError as error:
-                yield TokenEvent(index, -1, "error", error=error)
-
-    def _advance(self, decoder: Decoder, rows: list[_Row]) -> Iterator[TokenEvent]:
-        """Draw every row's token, let go of rows that are done, and append the tokens of the others."""
-        for row, drawn in zip(rows, self._draw(decoder.logits, rows), strict=True):
-            if not row.request.finished:  # the consumer may have ended it meanwhile
-                row.done = drawn.done
-                row.past.text.append(drawn.token)
-                yield drawn
-        for place in reversed(range(len(rows))):
-            if rows[place].done or rows[place].request.finished:
-                last = rows.pop()
-                if place < len(rows):
-                    rows[place] = last
-                    decoder.move(len(rows), place)
-        if rows:
-            decoder.step([row.past.text[-1] for row in rows], [row.length - 1 for row in rows])
-
-    @torch.inference_mode()
-    def _draw(self, logits: Tensor, rows: list[_Row]) -> list[TokenEvent]:
-        """The event of each row's next token."""
-        events: dict[int, TokenEvent] = {}
-        for rules in {id(row.rules): row.rules for row in rows}.values():
-            places = [i for i, row in enumerate(rows) if row.rules is rules]
-            own = logits[: len(rows)] if len(places) == len(rows) else logits[places]  # (B, V)
-            processed = process(own, rules, [rows[i].past for i in places])
-            if rules.config.temperature == 0:
-                tokens = processed.argmax(-1)
-            else:
-                uniforms = [rows[i].stream.random() for i in places]
-                tokens = sample(processed, torch.tensor(uniforms, dtype=torch.float64))
-            sound = processed.amax(-1).isfinite()
-            told = torch.stack([tokens, sound]).tolist()  # one wait for the device
-            if not all(told[1]) and not own.isfinite().all():
-                raise InputError("the model's logits are not finite", "its weights are damaged; use another model")
-            logprobs: list[float | None] = [None] * len(places)
-            tops: list[tuple[tuple[int, float], ...]] = [()] * len(places)
-            if rules.config.logprobs is not None:
-                own = own.log_softmax(-1)
-                logprobs = own.gather(1, tokens.unsqueeze(1)).squeeze(1).tolist()
-                tops = likeliest(own, rules.config.logprobs)
-            for i, token, possible, logprob, top in zip(places, *told, logprobs, tops, strict=True):
-                events[i] = rows[i].event(token, logprob, top) if possible else _impossible(rows[i].index)
-        return [events[i] for i in range(len(rows))]
-
-    def _search(self, row: _Row) -> list[Beam]:
-        with self._decoder([row.rules.config.num_beams]) as decoder:
-            return beam_search(decoder, row.past.prompt, row.rules, row.limit)
-
-    def _has_room(self, decoder: Decoder, rows: list[_Row], following: _Row | TokenEvent) -> bool:
-        if not rows or isinstance(following, TokenEvent):
-            return True
-        if len(rows) == self._widths[-1]:
-            return False
-        longest = max(len(row.past.prompt) + row.limit for row in [*rows, following])
-        return decoder.bytes(len(rows) + 1, longest) <= self._memory
-
-    def _checked(self, prompt: list[int] | str) -> tuple[int, ...]:
-        if isinstance(prompt, str):
-            raise InputError("the torch engine reads token ids, not text")
-        vocabulary = self._model.config.vocab_size
-        check_length(len(prompt), self.context)
-        if wrong := [token for token in prompt if not 0 <= token < vocabulary]:
-            raise InputError(f"token {wrong[0]} of the prompt is not in the model's vocabulary of {vocabulary:,}")
-        return tuple(prompt)
 
     def _make_rules(self, config: GenerationConfig, bias: Bias) -> Rules:
         words = None
@@ -168,10 +50,15 @@ class TorchTextEngine:
     def _widths(self) -> list[int]:
         return exact_widths(self._model, self._runtime)
 
-    @functools.cached_property
-    def _memory(self) -> int:
-        device = self._runtime.device
-        return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else CACHE_BYTES
+    @property
+    def _most_rows(self) -> int:
+        return self._widths[-1]
+
+    def _row_decoder(self) -> AbstractContextManager[Decoder]:
+        return self._decoder(self._widths)
+
+    def _beam_decoder(self, width: int) -> AbstractContextManager[Decoder]:
+        return self._decoder([width])
 
     @contextmanager
     def _decoder(self, widths: Sequence[int]) -> Iterator[Decoder]:
@@ -182,40 +69,3 @@ class TorchTextEngine:
             yield decoder
         finally:
             self._idle[key] = decoder
-
-
-class _Row:
-    """A request on its way, with its own random stream."""
-
-    def __init__(self, index: int, request: TokenRequest, prompt: tuple[int, ...], rules: Rules) -> None:
-        self.index, self.request, self.rules, self.past = index, request, rules, Past(prompt)
-        self.stream = np.random.Generator(np.random.Philox(key=np.array([request.seed, 0], dtype=np.uint64)))
-        self.limit = 0
-        self.done: str | None = None
-
-    @property
-    def length(self) -> int:
-        return len(self.past.prompt) + len(self.past.text)
-
-    def event(self, token: int, logprob: float | None, top: tuple[tuple[int, float], ...]) -> TokenEvent:
-        """The next token, and whether it is the last."""
-        done = "eos" if token == self.rules.eos_id else "length" if len(self.past.text) + 1 == self.limit else None
-        return TokenEvent(self.index, token, done, logprob, top)
-
-
-def _tell(row: _Row, beams: list[Beam]) -> Iterator[TokenEvent]:
-    """The events of the beam that a request asks for."""
-    if row.request.rank >= len(beams):
-        yield _impossible(row.index)
-        return
-    beam = beams[row.request.rank]
-    for i, token in enumerate(beam.text):
-        if row.request.finished:
-            return
-        yield row.event(token, beam.logprobs[i] if beam.logprobs else None, beam.tops[i] if beam.tops else ())
-        row.past.text.append(token)
-
-
-def _impossible(index: int) -> TokenEvent:
-    error = InputError("the rules leave no token to go on with", "loosen --bad-word, --logit-bias or the like")
-    return TokenEvent(index, -1, "error", error=error)

@@ -111,7 +111,7 @@ def token_pieces(tokenizer: dict[str, Any], config: GPTConfig) -> list[bytes | N
     replaced = [(p["pattern"].get("String"), p["content"]) for p in decoders if p.get("type") == "Replace"]
     for token, index in model["vocab"].items():
         if byte_level:
-            pieces[index] = _from_byte_level(token)
+            pieces[index] = from_byte_level(token)
         elif model.get("byte_fallback") and (match := _BYTE.fullmatch(token)):
             pieces[index] = bytes([int(match[1], 16)])
         else:
@@ -162,6 +162,7 @@ def _bytes_of_characters() -> dict[str, int]:
     return {character: byte for byte, character in enumerate(_byte_characters())}
 
 
-def _from_byte_level(token: str) -> bytes:
+def from_byte_level(token: str) -> bytes:
+    """The bytes that a token of byte-level BPE stands for."""
     table = _bytes_of_characters()
     return bytes(table[c] for c in token) if all(c in table for c in token) else token.encode("utf-8", "replace")

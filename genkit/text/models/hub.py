@@ -48,8 +48,13 @@ def quiet_transformers() -> Iterator[None]:
         yield
 
 
-def load_hub(folder: Path, family: Literal["causal", "seq2seq", "masked"]) -> Any:
-    """The model in `folder`, on the CPU in fp32 and in evaluation mode.
+def load_hub(
+    folder: Path, family: Literal["causal", "seq2seq", "masked"], *, dtype: torch.dtype = torch.float32
+) -> Any:
+    """The model in `folder`, on the CPU and in evaluation mode.
+
+    Args:
+        dtype: of the weights, but of those that `transformers` keeps in fp32.
 
     Raises:
         InputError: only pickled weights, damaged or missing ones, or an architecture that
@@ -61,7 +66,7 @@ def load_hub(folder: Path, family: Literal["causal", "seq2seq", "masked"]) -> An
 
         try:
             model, told = getattr(transformers, _AUTO[family]).from_pretrained(
-                folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **KEPT
+                folder, use_safetensors=True, dtype=dtype, output_loading_info=True, **KEPT
             )
         except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, TypeError) as error:
             raise refused(folder, error) from error

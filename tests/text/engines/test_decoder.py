@@ -17,7 +17,7 @@ from genkit.runtime.device import Placement
 from genkit.runtime.manager import Runtime
 from genkit.text.config import ARCHITECTURES, GenerationConfig, GPTConfig
 from genkit.text.engines import TokenRequest, decoder
-from genkit.text.engines import torch as engine_module
+from genkit.text.engines import rows as engine_module
 from genkit.text.engines.decoder import REACH, WIDTHS, Decoder, captured, exact_widths, for_decoding, reach
 from genkit.text.engines.torch import TorchTextEngine
 from genkit.text.models.gpt import GPT

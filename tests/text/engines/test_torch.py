@@ -16,7 +16,7 @@ from genkit.runtime.device import Placement
 from genkit.runtime.manager import Runtime
 from genkit.text.config import GenerationConfig, GPTConfig
 from genkit.text.engines import TokenEvent, TokenRequest
-from genkit.text.engines import torch as engine_module
+from genkit.text.engines import rows as engine_module
 from genkit.text.engines.torch import TorchTextEngine
 from genkit.text.models.gpt import GPT
 from genkit.text.models.layout import to_hf_state
@@ -379,7 +379,7 @@ def test_beams_come_when_the_search_is_over(engine: TorchTextEngine) -> None:
 def test_a_search_is_done_once(engine: TorchTextEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     searches = []
     search = engine_module.beam_search
-    monkeypatch.setattr(engine_module, "beam_search", lambda *a: searches.append(a) or search(*a))
+    monkeypatch.setattr(engine_module, "beam_search", lambda *a, **more: searches.append(a) or search(*a, **more))
     knobs = GREEDY.replace(num_beams=3, n=3)
     list(engine.generate([TokenRequest([3, 4], knobs, 0, rank) for rank in (0, 1, 2)]))
     assert len(searches) == 1
