@@ -18,17 +18,21 @@ if TYPE_CHECKING:
     from genkit.errors import GenkitError
     from genkit.image.train import train_gan
     from genkit.pipeline import ImagePipeline, TextPipeline, load
+    from genkit.text.classify.train import train_classifier
     from genkit.text.train import train_text
 
 __version__ = "0.1.0"
 
-__all__ = ["GenkitError", "ImagePipeline", "TextPipeline", "__version__", "load", "train_gan", "train_text"]
+__all__ = [
+    "GenkitError", "ImagePipeline", "TextPipeline", "__version__", "load", "train_classifier", "train_gan", "train_text",
+]  # fmt: skip
 
 _HOME = {
     "GenkitError": "genkit.errors",
     "ImagePipeline": "genkit.pipeline",
     "TextPipeline": "genkit.pipeline",
     "load": "genkit.pipeline",
+    "train_classifier": "genkit.text.classify.train",
     "train_gan": "genkit.image.train",
     "train_text": "genkit.text.train",
 }
