@@ -132,7 +132,7 @@ def dequantize(levels: NDArray[np.int8], scales: NDArray[Any], group: int) -> ND
 
 def pack(levels: NDArray[np.int8], bits: int) -> NDArray[np.int32]:
     """Integers (O, I) of 4 or 8 bits as words (O, ceil(I bits / 32)), the first in the lowest bits."""
-    raised = (levels.astype(np.int16) + (1 << (bits - 1))).astype(np.uint8)
+    raised: NDArray[Any] = (levels.astype(np.int16) + (1 << (bits - 1))).astype(np.uint8)
     if bits == 4:
         raised = np.pad(raised, ((0, 0), (0, raised.shape[1] % 2)))
         raised = raised[:, ::2] | raised[:, 1::2] << 4
@@ -142,7 +142,7 @@ def pack(levels: NDArray[np.int8], bits: int) -> NDArray[np.int32]:
 
 def unpack(packed: NDArray[np.int32], bits: int, columns: int) -> NDArray[np.int8]:
     """What `pack` packed, `columns` numbers a row."""
-    raised = np.ascontiguousarray(packed).view(np.uint8)  # (O, bytes)
+    raised: NDArray[Any] = np.ascontiguousarray(packed).view(np.uint8)  # (O, bytes)
     if bits == 4:
-        raised = np.stack((raised & np.uint8(15), raised >> np.uint8(4)), axis=-1).reshape(len(raised), -1)
+        raised = np.stack((raised & 15, raised >> 4), axis=-1).reshape(len(raised), -1)
     return (raised[:, :columns].astype(np.int16) - (1 << (bits - 1))).astype(np.int8)

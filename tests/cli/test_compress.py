@@ -79,6 +79,7 @@ def test_a_run_is_resumed_by_its_own_command(genkit: Run, tiny_text: Path, book:
         (["--prune", "0.5", "--budget", "1m"], 2, "--data is missing"),
         (["--quantize", "int8", "--budget", "1m"], 2, "--budget is for training, and --quantize does not train"),
         (["--prune", "0.5", "--lr", "0.1"], 2, "--lr is for training, and --prune trains with a budget only"),
+        (["--quantize", "int8", "--val-fraction", "0.1"], 2, "--val-fraction holds out text"),
         (["--quantize", "int8", "--data", "nowhere.txt"], 3, "nowhere.txt: no such file or folder"),
     ],
 )
