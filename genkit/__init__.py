@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "GenkitError", "ImagePipeline", "TextPipeline", "__version__", "load", "train_classifier", "train_gan", "train_text",
+    "GenkitError", "ImagePipeline", "TextPipeline", "__version__", "load", "train_classifier", "train_gan",
+    "train_text",
 ]  # fmt: skip
 
 _HOME = {
