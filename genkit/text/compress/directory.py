@@ -36,6 +36,11 @@ def check_source(name: str, folder: Path) -> GPTConfig:
         raise InputError(f"{name} is an image model", "genkit compress takes text models")
     if stored := library.quantization(folder):
         raise InputError(f"{name} is quantised to {stored.precision} already", "name the model that it was made of")
+    if (family := library.family(folder)) != "gpt":
+        raise InputError(
+            f"{name} is a model of another kind ({family}) than those that genkit compress takes",
+            "it takes GPT-2, Llama and Qwen3; genkit text runs others in 8 bits with --precision int8",
+        )
     return GPTConfig.from_hf(read_json(folder / library.CONFIG))
 
 

@@ -87,6 +87,9 @@ def test_what_cannot_be_compressed_is_named(tiny_image: Path, quantised: Path, t
     for path, said in ((tiny_image, "is an image model"), (quantised, "is quantised to int4 already")):
         with pytest.raises(InputError, match=said):
             check_source(str(path), path)
+    write_json(tmp_path / "config.json", {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]})
+    with pytest.raises(InputError, match=r"of another kind \(seq2seq\)"):
+        check_source("t5", tmp_path)
     (tmp_path / "m.gguf").touch()
     with pytest.raises(InputError, match="a GGUF file is not compressed"):
         check_source("m.gguf", tmp_path / "m.gguf")
