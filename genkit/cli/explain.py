@@ -93,8 +93,10 @@ def explain(
         return
     from genkit.cli.explaintext import explain_text
 
-    settings, _ = chosen(ctx, ExplainConfig)
-    explain_text(terminal, model, folder, prompt_text(ctx, text), settings, clobber=not no_clobber, device=device)
+    settings, given = chosen(ctx, ExplainConfig)
+    aimed = next((f"--{name}" for name in ("target", "position", "steps") if name in given), None)
+    said = prompt_text(ctx, text)
+    explain_text(terminal, model, folder, said, settings, aimed=aimed, clobber=not no_clobber, device=device)
 
 
 def _check_flags(ctx: click.Context, kind: str) -> None:

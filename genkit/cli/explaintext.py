@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genkit.cli.terminal import Terminal, printable, write, write_json
+from genkit.errors import UsageError
 from genkit.runtime.device import resolve
 from genkit.text.explainconfig import ExplainConfig
 
@@ -23,9 +24,20 @@ _INEXACT = 0.05  # share of a difference by which attributions may miss it befor
 
 
 def explain_text(
-    terminal: Terminal, model: str, folder: Path, text: str, config: ExplainConfig, *, clobber: bool, device: str
+    terminal: Terminal,
+    model: str,
+    folder: Path,
+    text: str,
+    config: ExplainConfig,
+    *,
+    aimed: str | None,
+    clobber: bool,
+    device: str,
 ) -> None:
     """Read `text` with the model in `folder`; draw and print what is asked for.
+
+    Args:
+        aimed: a flag that says what an attribution explains, if there was one.
 
     Raises:
         UsageError, InputError: as `open_subject`, `look` and `find_target`; no such layer or head.
@@ -44,6 +56,8 @@ def explain_text(
     runtime = Runtime(placed)
     with runtime.settings(), memory_guard("give a shorter text, or use --device cpu"):
         subject = open_subject(folder, runtime.device)
+        if aimed and config.attribution is None and subject.kind != "classifier":
+            raise UsageError(f"{aimed} is about an attribution, and none is drawn", "add --attribution FILE.png")
         seen = look(subject, text, config.top, runtime.device)
         target, found = None, None
         if config.attribution is not None or subject.kind == "classifier":

@@ -153,6 +153,7 @@ def test_directions_of_an_image_model(genkit: Run, tiny_classes: Path, tmp_path:
     [
         (["{text}", "x", "--layer", "1"], 2, "--layer chooses among attention maps, and none is drawn"),
         (["{text}", "x", "--attention", "a.png", "--layer", "2"], 2, "--layer 2: the model has 2"),
+        (["{text}", "x", "--target", "a"], 2, "--target is about an attribution, and none is drawn"),
         (["{text}", "x", "--attention", "a.gif"], 2, "--attention a.gif: neither .png nor .html"),
         (["{text}", "x", "--directions", "2"], 2, "--directions is not for text models"),
         (["{text}", "x", "--out", "a.png"], 2, "--out is not for text models"),
