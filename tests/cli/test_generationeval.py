@@ -42,6 +42,17 @@ def test_what_is_generated_is_what_genkit_text_writes(genkit: Run, tiny_text: Pa
     assert json.loads(beams.out)["settings"]["num_beams"] == 2
 
 
+def test_an_encoder_decoder_is_measured_by_what_it_generates(
+    genkit: Run, hub_checkpoint: Run, pairs: list[Any]
+) -> None:
+    args = ("eval", str(hub_checkpoint("t5")), "--data", "pairs.jsonl", "--max-new-tokens", "5", "--json")
+    done = genkit(*args)
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert list(found["metrics"]) == ["bleu", "chrf"]
+    assert (found["engine"], found["settings"]["temperature"]) == ("torch", 0)
+
+
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
