@@ -99,5 +99,5 @@ def check_filled(filtered: FilteredPipeline | None) -> None:
     if filtered is not None and filtered.unfilled:
         raise PartialError(
             f"{filtered.unfilled:,} texts were rejected as often as they were drawn and are left out",
-            "raise --filter-attempts, or another --seed or prompt may do",
+            "raise --filter-attempts; with --temperature 0 or --num-beams nothing is drawn anew",
         )
