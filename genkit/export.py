@@ -105,6 +105,11 @@ def _checked(folder: Path, form: str, precision: str | None) -> str:
     if FORMATS[form].makes != made:
         fits = " or ".join(name for name, other in FORMATS.items() if other.makes == made)
         raise UsageError(f"{form} does not hold {made} models", f"use --to {fits}")
+    if made == "text" and not library.is_adapter(folder) and (family := library.family(folder)) != "gpt":
+        raise InputError(
+            f"{folder} is a {family} model that transformers runs: genkit export does not write those",
+            "it is in the format of transformers already",
+        )
     possible = FORMATS[form].precisions
     precision = precision or usual_precision(folder, form)
     if precision not in possible:

@@ -302,7 +302,7 @@ def _save_hub(kind: str, folder: Path) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():  # wide enough that texts differ
             if parameter.ndim > 1 and "rel" not in name:
-                parameter.normal_(0, 0.3)
+                parameter.normal_(0, 1.0 if kind == "marian" and "attn" in name else 0.3)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -20,7 +20,7 @@ from genkit.cli.sampling import weights_hash
 from genkit.cli.terminal import Terminal, flat, one_line, write, write_json
 from genkit.errors import GenkitError, InputError, UsageError
 from genkit.files import input_errors, open_regular, read_json
-from genkit.runtime.device import resolve
+from genkit.runtime.device import Task, resolve
 
 PICTURES = (".png", ".webp", ".jpg", ".jpeg", ".gif", ".npz", ".mp4")
 RESULTS = (".jsonl", ".jsonl.part")
@@ -82,6 +82,8 @@ def _model(name: str) -> dict[str, Any]:
     path = library.find(name)
     if path.is_dir():
         facts = summary(name, path)
+        if facts["makes"] == "text":
+            facts["family"] = library.family(path)
         facts["sha256"] = weights_hash(path)
         facts["config"] = read_json(path / library.CONFIG)
         if (path / library.RECORD).is_file():
@@ -91,10 +93,17 @@ def _model(name: str) -> dict[str, Any]:
     else:
         facts = _gguf(name, path)
     try:
-        facts["here"] = asdict(resolve(task=facts["makes"]))
+        facts["here"] = asdict(resolve(task=_task(facts)))
     except GenkitError as error:
         facts["here"] = {"problem": str(error)}
     return facts
+
+
+def _task(facts: dict[str, Any]) -> Task:
+    """What such a model does here."""
+    tasks: dict[str, Task] = {"causal": "hub", "seq2seq": "hub", "masked": "fill", "classifier": "classify"}
+    makes: Task = "image" if facts["makes"] == "image" else "text"
+    return tasks.get(facts.get("family", ""), makes)
 
 
 def _gguf(name: str, path: Path) -> dict[str, Any]:

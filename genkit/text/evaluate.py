@@ -7,11 +7,13 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from genkit import library
 from genkit.errors import InputError, UsageError
 from genkit.runtime.manager import Runtime, memory_guard
 from genkit.text.evalconfig import EvalConfig
@@ -21,7 +23,16 @@ from genkit.text.models.gpt import GPT
 from genkit.text.models.store import check_usable, load_model, read_config
 from genkit.text.tokenizer import Tokenizer
 
+if TYPE_CHECKING:
+    from genkit.text.models.hubloss import HubScorer
+
 _BATCH_TOKENS = 16_384  # of the windows that go through the model together
+
+_OTHERS = {  # what a family is, and what to do with it
+    "seq2seq": ("a sequence-to-sequence model", "give pairs: genkit eval MODEL --data pairs.jsonl --metric bleu"),
+    "masked": ("a masked model", "use genkit fill"),
+    "classifier": ("a classifier", "give labelled data"),
+}
 
 Window = tuple[np.ndarray, np.ndarray]
 Progress = Callable[[float, int, float], None]
@@ -139,16 +150,14 @@ def evaluate_model(
         InputError: data or model refused, or a loss that is not finite.
         ResourceError: the memory does not suffice.
     """
-    context = read_config(folder).block_size
+    with memory_guard("use --device cpu, or a smaller model"):
+        model, tokenizer, context = _opened(folder)
     window = config.block_size or context
     if window > context:
         raise UsageError(f"--block-size {window} is more than the model's context", f"use {context} or less")
     stride = config.step(window)
-    tokenizer = Tokenizer.load(folder)
     text = HeldOut(config, tokenizer)
     with memory_guard("lower --batch-size or --block-size, or use --device cpu"):
-        model = load_model(folder)
-        check_usable(folder, model, tokenizer)
         model.to(runtime.device).eval()
         rows = windows(text, tokenizer.eos_id, window, stride)
         loss = sliding_loss(
@@ -174,6 +183,27 @@ def evaluate_model(
         stride=stride,
         context_min=window - stride + 1,
     )
+
+
+def _opened(folder: Path) -> tuple[GPT | HubScorer, Tokenizer, int]:
+    """A model on the CPU, its tokenizer and its context.
+
+    Raises:
+        InputError: damaged files, or a model that does not continue texts.
+    """
+    family = library.family(folder)
+    if family == "gpt":
+        context, tokenizer = read_config(folder).block_size, Tokenizer.load(folder)
+        model = load_model(folder)
+        check_usable(folder, model, tokenizer)
+        return model, tokenizer, context
+    if family != "causal":
+        what, remedy = _OTHERS[family]
+        raise InputError(f"{folder} is {what}, which has no likelihood of a text by itself", remedy)
+    from genkit.text.models.hubloss import load_scorer
+
+    scorer, its_own = load_scorer(folder)
+    return scorer, its_own, scorer.context
 
 
 def windows(chunks: Iterable[Chunk], first: int, window: int, stride: int) -> Iterator[Window]:
@@ -202,7 +232,7 @@ def _window(inputs: np.ndarray, targets: np.ndarray, old: int) -> Iterator[Windo
 
 @torch.no_grad()
 def sliding_loss(
-    model: GPT,
+    model: GPT | HubScorer,
     rows: Iterable[Window],
     runtime: Runtime,
     *,
@@ -239,7 +269,7 @@ def _filled(rows: Sequence[np.ndarray], value: int) -> np.ndarray:
     return filled
 
 
-def _loss(model: GPT, inputs: np.ndarray, targets: np.ndarray, runtime: Runtime) -> tuple[float, int]:
+def _loss(model: GPT | HubScorer, inputs: np.ndarray, targets: np.ndarray, runtime: Runtime) -> tuple[float, int]:
     """Sum in nats over the targets that count, and how many these are; inputs, targets: (B, T)."""
     x, y = (torch.from_numpy(ids).to(runtime.device) for ids in (inputs, targets))
     with runtime.autocast():
