@@ -28,14 +28,15 @@ LINES = [
 
 def test_the_tree_names_every_module_and_no_other() -> None:
     tree = README.split("```\ngenkit/\n", 1)[1].split("```", 1)[0]
-    named, folder = set(), ""
+    named, folders = set(), {0: ""}  # the folder that lines are in, by how far they are indented
     for line in tree.splitlines():
         depth = len(line) - len(line.lstrip())
-        folder = "" if depth == 2 else folder
+        folder = folders[max(d for d in folders if d < depth)]
+        folders = {d: name for d, name in folders.items() if d < depth}
         words = re.match(r"((?:[\w/]+(?:\.py|/)\s+)+)", line.strip() + " ")
         for word in words[1].split() if words else []:
             if word.endswith("/"):
-                folder = word
+                folders[depth] = folder + word
             else:
                 named.add(folder + word)
     package = ROOT / "genkit"
