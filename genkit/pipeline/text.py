@@ -19,7 +19,7 @@ from genkit.pipeline.textjobs import TextEvent, TextJob
 from genkit.text.config import GenerationConfig, GPTConfig, parse_bias
 
 if TYPE_CHECKING:
-    from genkit.runtime.device import Placement
+    from genkit.runtime.device import Placement, Task
     from genkit.text.dialogue import ChatPrompt
     from genkit.text.engines import Bias, TextEngine, TokenRequest
     from genkit.text.tokenizer import Tokenizer
@@ -55,7 +55,7 @@ class TextPipeline(Pipeline):
         tokenizer: None for a `.gguf` file, which tokenizes itself.
     """
 
-    task = "text"
+    task: Task = "text"
 
     def _open(self) -> None:
         from genkit.text.tokenizer import Tokenizer

@@ -87,7 +87,7 @@ class PlainTokenizer(HubTokenizer):
         return found
 
     @property
-    def splits_at_words(self) -> bool:  # type: ignore[override]
+    def splits_at_words(self) -> bool:
         return False
 
     def _ids(self, text: str, **how: bool) -> list[int]:

@@ -37,9 +37,10 @@ def quiet_transformers() -> Iterator[None]:
         undo.callback(logging.disable, logging.root.manager.disable)
         logging.disable(logging.WARNING)  # torch and torchao have loggers too
         try:
-            from transformers.utils import logging as told
+            import transformers.utils.logging
         except ImportError as error:
             raise InputError("such a model needs the transformers package", REMEDY) from error
+        told: Any = transformers.utils.logging
         undo.callback(told.set_verbosity, told.get_verbosity())
         told.set_verbosity_error()
         if told.is_progress_bar_enabled():
@@ -136,7 +137,7 @@ def quantize(model: Any, bits: Bits) -> None:
             from torchao.quantization import IntxWeightOnlyConfig, PerGroup, quantize_
         except ImportError as error:
             raise ResourceError(f"--precision int{bits} of such a model needs the torchao package", REMEDY) from error
-        kind = {8: torch.int8, 4: torch.int4}[bits]
+        kind = getattr(torch, f"int{bits}")  # torch.int4 is in no stub
 
         def fits(module: torch.nn.Module, name: str) -> bool:
             return isinstance(module, torch.nn.Linear) and module.in_features % 32 == 0

@@ -74,10 +74,12 @@ def generated(model: Any, prompt: list[int], **settings: Any) -> list[list[int]]
 def test_greedy(kind: str, opened: Callable[[str], Any], runtime: Runtime) -> None:
     model = opened(kind)
     config = GenerationConfig(temperature=0.0, max_new_tokens=20)
-    found = written(engine_of(model, runtime), *(TokenRequest(prompt, config, 0) for prompt in PROMPTS))
+    engine = engine_of(model, runtime)
+    found = written(engine, *(TokenRequest(prompt, config, 0) for prompt in PROMPTS))
     wanted = [generated(model, prompt, max_new_tokens=20)[0] for prompt in PROMPTS]
     assert found == wanted
-    assert len({tuple(text) for text in found}) == 3  # they depend on the prompt
+    asked = [TokenRequest(prompt, config.replace(logprobs=0), 0) for prompt in PROMPTS]
+    assert len({next(engine.generate([request])).logprob for request in asked}) == 3  # they depend on the prompt
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -115,10 +117,10 @@ def test_what_the_generation_config_demands(
     model = opened(kind)
     plain = generated(model, PROMPTS[0], max_new_tokens=12)[0]
     demands = model.generation_config
-    monkeypatch.setattr(demands, "eos_token_id", [*([2] if kind != "gpt_neox" else [0]), plain[6]])
+    monkeypatch.setattr(demands, "eos_token_id", [plain[7], 16])
     monkeypatch.setattr(demands, "bad_words_ids", [[plain[1]], [plain[2], plain[3]]])
-    monkeypatch.setattr(demands, "suppress_tokens", [plain[4]])
-    monkeypatch.setattr(demands, "forced_eos_token_id", plain[6])
+    monkeypatch.setattr(demands, "suppress_tokens", [18, 19])
+    monkeypatch.setattr(demands, "forced_eos_token_id", 16)
     if kind != "gpt_neox":
         monkeypatch.setattr(demands, "forced_bos_token_id", 17)
         monkeypatch.setattr(demands, "begin_suppress_tokens", [plain[0]])
