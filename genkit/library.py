@@ -211,7 +211,7 @@ def parameters(folder: Path) -> int | None:
         packed = None
     if packed:  # a scale stands for its group
         shapes = {key: shape for key, shape in shapes.items() if not key.endswith(("_packed", "_shape"))}
-    sizes = {key: math.prod(shape) for key, shape in shapes.items()}
+    sizes: dict[str, int] = {key: math.prod(shape) for key, shape in shapes.items()}
     return sum(n * packed.group if packed and key.endswith("_scale") else n for key, n in sizes.items())
 
 

@@ -147,8 +147,8 @@ def test_rich_and_transformers_stay_where_they_belong(module: str) -> None:
     assert not any(n.split(".")[0] == "transformers" for n in imports(module, inside_functions=False))
 
 
-COMMANDS = ("text", "chat", "image", "fill", "classify", "explain", "train-text", "train-gan", "train-classifier", "eval",
-            "score", "audit", "info", "models", "compress", "export", "doctor", "completion")  # fmt: skip
+COMMANDS = ("text", "chat", "image", "fill", "classify", "explain", "train-text", "train-gan", "train-classifier",
+            "eval", "score", "audit", "info", "models", "compress", "export", "doctor", "completion")  # fmt: skip
 
 
 @pytest.mark.parametrize("args", [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)], ids=" ".join)

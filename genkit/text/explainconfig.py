@@ -57,4 +57,4 @@ class ExplainConfig(Config):
                 raise UsageError(f"{flag} {path}: neither .png nor .html", "name the file so")
         for name in ("layer", "head"):
             if getattr(self, name) is not None and self.attention is None:
-                raise UsageError(f"--{name} chooses among attention maps, and none is drawn", "add --attention FILE.png")
+                raise UsageError(f"--{name} chooses among attention maps; none is drawn", "add --attention FILE.png")

@@ -54,9 +54,9 @@ def read_quantization(config: Mapping[str, Any], name: object) -> Quantization |
     groups = said.get("config_groups")
     schemes = list(groups.values()) if isinstance(groups, Mapping) else []
     weights = [scheme.get("weights") for scheme in schemes if isinstance(scheme, Mapping)]
-    if len(weights) != 1 or not isinstance(weights[0], Mapping):
+    found = weights[0] if len(weights) == 1 else None
+    if not isinstance(found, Mapping):
         raise _unread(name, f"in {len(weights)} groups of layers")
-    (found,) = weights
     plain = found.get("type") == "int" and found.get("symmetric") is True and not found.get("actorder")
     bits, group = found.get("num_bits"), found.get("group_size")
     if not plain or bits not in BITS.values() or type(group) is not int or group < 1:
