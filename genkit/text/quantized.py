@@ -59,7 +59,7 @@ def read_quantization(config: Mapping[str, Any], name: object) -> Quantization |
         raise _unread(name, f"in {len(weights)} groups of layers")
     plain = found.get("type") == "int" and found.get("symmetric") is True and not found.get("actorder")
     bits, group = found.get("num_bits"), found.get("group_size")
-    if not plain or bits not in BITS.values() or type(group) is not int or group < 1:
+    if not plain or type(bits) is not int or bits not in BITS.values() or type(group) is not int or group < 1:
         raise _unread(name, f"with {bits} bits, groups of {group}, symmetric {found.get('symmetric')}")
     return Quantization(bits, group)
 
