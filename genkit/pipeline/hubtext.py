@@ -10,7 +10,7 @@ from genkit import library
 from genkit.errors import UsageError
 from genkit.files import read_json
 from genkit.pipeline.base import Note
-from genkit.pipeline.text import TextPipeline
+from genkit.pipeline.text import PARALLEL, TextPipeline
 from genkit.text.config import GenerationConfig
 from genkit.text.engines import Bias, lacks, listed
 
@@ -93,6 +93,11 @@ class HubPipeline(TextPipeline):
         if not self._seq2seq and len(ids) > 1 and ids[-1] == self.tokenizer.eos_id:
             ids = ids[:-1]  # a text that goes on has not ended
         return self._checked(ids or [self.tokenizer.bos_id])
+
+    def _engine(self, name: str, parallel: int) -> Any:
+        engine = super()._engine(name, parallel)
+        engine.rows = min(parallel, PARALLEL)
+        return engine
 
     def _engine_for(self, config: GenerationConfig, bias: Bias) -> str:
         if missing := lacks("torch", config, bias):

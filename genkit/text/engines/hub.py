@@ -30,6 +30,9 @@ class HubTextEngine(RowEngine):
         context: tokens that it sees: of a causal model prompt and continuation together,
             of an encoder-decoder either.
         pieces: as for `TorchTextEngine`.
+
+    Attributes:
+        rows: how many are under way at once.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class HubTextEngine(RowEngine):
         vocab_size = int(model.get_output_embeddings().weight.shape[0])
         super().__init__(runtime, context, vocab_size)
         self._reader, self._pieces, self._start = Reader(model, runtime, start), pieces, start
+        self.rows = ROWS
         self._ends = frozenset(_ids(demands.eos_token_id))
         self._never = [
             tuple(ids) for ids in demands.bad_words_ids or () if tuple(ids) not in {(e,) for e in self._ends}
@@ -59,7 +63,7 @@ class HubTextEngine(RowEngine):
 
     @property
     def _most_rows(self) -> int:
-        return ROWS
+        return self.rows
 
     def _row_decoder(self) -> AbstractContextManager[RowDecoder]:
         return nullcontext(self._new_rows())

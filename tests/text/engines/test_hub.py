@@ -109,6 +109,15 @@ def test_a_row_depends_on_its_own_seed_alone(kind: str, opened: Callable[[str], 
     assert together[0] != together[3]
 
 
+def test_as_many_rows_as_are_asked_for_are_under_way(opened: Callable[[str], Any], runtime: Runtime) -> None:
+    engine = engine_of(opened("gpt_neox"), runtime)
+    config = GenerationConfig(temperature=1.0, max_new_tokens=3, min_new_tokens=3)
+    for rows, order in ((64, [0, 1, 2] * 3), (2, [0, 1] * 3 + [2] * 3), (1, [0] * 3 + [1] * 3 + [2] * 3)):
+        engine.rows = rows
+        found = [e.index for e in engine.generate(TokenRequest(PROMPTS[0], config, seed) for seed in range(3))]
+        assert found == order
+
+
 @pytest.mark.parametrize("kind", ["gpt_neox", "t5", "bart"])
 def test_what_the_generation_config_demands(
     kind: str, opened: Callable[[str], Any], runtime: Runtime, monkeypatch: pytest.MonkeyPatch
