@@ -7,14 +7,22 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from genkit.cli.options import chosen, command, config_options
 from genkit.cli.terminal import Terminal, is_terminal, write, write_json
 from genkit.errors import UsageError
-from genkit.text.metrics.config import ScoreConfig
+from genkit.text.metrics.config import AGAINST_REFERENCES, ScoreConfig
 
 if TYPE_CHECKING:
     from genkit.text.metrics.measure import Figure
+
+# the metrics that a setting is for
+_FOR = {
+    "tokenize": {"bleu", "self-bleu"},
+    "lowercase": {"bleu", "chrf", "chrf++", "self-bleu", "distinct"},
+    "reference_field": {*AGAINST_REFERENCES},
+}
 
 EXAMPLES = """
 genkit score --candidates mine.txt --references theirs.txt
@@ -47,6 +55,10 @@ def score(ctx: click.Context, /, **values: Any) -> None:
     config, _ = chosen(ctx, ScoreConfig)
     if config.candidates is None:
         raise UsageError("--candidates is missing", f"see {ctx.command_path} --help")
+    for name, needs in _FOR.items():
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE and needs.isdisjoint(config.metrics):
+            flag = "--" + name.replace("_", "-")
+            raise UsageError(f"{flag} changes nothing of {', '.join(config.metrics)}", f"leave {flag} out")
 
     from genkit.text.metrics.measure import measure, needs_references
     from genkit.text.metrics.texts import STDIN, read_texts

@@ -106,7 +106,7 @@ def _decoded(source: Source) -> Iterator[str]:
             line += error.object.count(b"\n", 0, error.start)
             raise InputError(
                 f"{source.path}, line {line}: byte 0x{error.object[error.start]:02x} is not UTF-8",
-                "convert the file to UTF-8, or use --encoding-errors replace",
+                "convert the file to UTF-8; train-text and eval also take --encoding-errors replace",
             ) from error
         line += text.count("\n")
         if text:

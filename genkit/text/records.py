@@ -85,7 +85,7 @@ def _parsed(text: str, where: str) -> Any:
 
 def _record(value: Any, where: str) -> Record:
     if not isinstance(value, dict):
-        raise InputError(f"{where} is not an object with fields", 'write {"text": ..., "label": ...}')
+        raise InputError(f"{where} is not an object with fields", 'write names and values, such as {"text": "..."}')
     return Record(value, where)
 
 

@@ -88,6 +88,33 @@ def test_bad_input_is_named(genkit: Run, tiny_text: Path, book: str, args: list[
     assert (done.code, said in done.err) == (code, True), done.err
 
 
+@pytest.mark.parametrize("method", [("--quantize", "int8"), ("--prune", "0.5")])
+def test_text_that_is_refused_leaves_no_model(genkit: Run, tiny_text: Path, tmp_path: Path, method: Any) -> None:
+    (tmp_path / "bad.txt").write_bytes(b"\0" * 99)
+    done = genkit("compress", str(tiny_text), *method, "--data", "bad.txt", "--out", "out")
+    assert done.code == 3
+    assert "bad.txt is binary" in done.err
+    assert [path.name for path in tmp_path.iterdir() if path.name != "bad.txt"] == []
+
+
+def test_what_is_in_out_is_kept(genkit: Run, tiny_text: Path, book: str, tmp_path: Path) -> None:
+    narrow = ("compress", str(tiny_text), "--prune", "0.5", "--out", "narrow")
+    assert genkit(*narrow).code == 0
+    before = (tmp_path / "narrow/model.safetensors").read_bytes()
+    done = genkit(*narrow)
+    assert (done.code, "--force replaces it" in done.err) == (2, True)
+    for method in (("--quantize", "int8"), ("--distill-into", "half", "--data", book, "--steps", "1")):
+        done = genkit("compress", "narrow", *method, "--out", "./narrow/", "--force")
+        assert done.code == 2
+        assert "--out narrow is the model itself" in done.err
+    assert (tmp_path / "narrow/model.safetensors").read_bytes() == before
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/config.json").write_text("{}")
+    done = genkit("compress", str(tiny_text), "--quantize", "int8", "--out", "other", "--force")
+    assert (done.code, "other holds other files" in done.err) == (2, True)
+    assert genkit(*narrow, "--force").code == 0
+
+
 def test_models_that_are_none_of_text_are_named(genkit: Run, tiny_image: Path, tmp_path: Path) -> None:
     done = genkit("compress", str(tiny_image), "--quantize", "int8", "--out", "out")
     assert done.code == 3

@@ -58,7 +58,7 @@ def test_an_encoder_decoder_is_measured_by_what_it_generates(
     [
         (["--metric", "bleu", "--stride", "4"], 2, "--stride is not about what a model generates"),
         (["--num-beams", "4"], 2, "--num-beams is about what a model generates (add --metric"),
-        (["--metric", "blue"], 2, "is not one of bleu"),
+        (["--metric", "blue"], 2, "--metric 'blue' is no metric (did you mean 'bleu'?)"),
         (["--metric", "bleu", "--source-field", "q"], 3, "pairs.jsonl:1 has no field 'q'"),
         (["--metric", "bleu", "--data", "long.jsonl"], 3, "long.jsonl:1: the prompt has"),
     ],

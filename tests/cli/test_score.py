@@ -50,7 +50,11 @@ def test_json_has_the_signature(genkit: Run) -> None:
     [
         ([], 2, "--candidates is missing"),
         (["--candidates", "c.txt"], 3, "c.txt:1 is a candidate without a reference"),
-        (["--candidates", "c.txt", "--metric", "blue"], 2, "--metric 'blue' is not one of bleu"),
+        (["--candidates", "c.txt", "--metric", "blue"], 2, "--metric 'blue' is no metric (did you mean 'bleu'?)"),
+        (["--candidates", "c.txt", "--metric", "xyz"], 2, "(there is bleu, chrf, chrf++, distinct, exact,"),
+        (["--candidates", "c.txt", "--metric", "exact", "--tokenize", "zh"], 2, "--tokenize changes nothing of exact"),
+        (["--candidates", "c.txt", "--metric", "rouge", "--lowercase"], 2, "--lowercase changes nothing of rouge"),
+        (["--candidates", "c.txt", "--metric", "distinct", "--reference-field", "x"], 2, "--reference-field changes"),
         (["--candidates", "-", "--references", "-"], 2, "- was given twice"),
         (["--candidates", "c.txt", "--references", "r.txt", "--metric", "distinct"], 2, "no references"),
     ],

@@ -85,7 +85,7 @@ def check_target(path: Path, *, force: bool) -> None:
     if not (held := set(os.listdir(path))):
         return
     files = {*COMPANIONS, library.CONFIG, library.WEIGHTS, library.RECORD}
-    if not held <= files or COMPRESSED not in read_json(path / library.RECORD):
+    if not held <= files or library.RECORD not in held or COMPRESSED not in read_json(path / library.RECORD):
         raise UsageError(f"{path} holds other files", "choose another --out")
     if not force:
         raise UsageError(f"{path} already holds a compressed model", "--force replaces it")

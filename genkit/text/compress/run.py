@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from genkit import library
+from genkit.errors import UsageError
 from genkit.runtime.manager import Runtime, memory_guard
 from genkit.text.compress.directory import (
     check_source,
@@ -74,18 +74,20 @@ def compress(
         OutputError: `config.out` cannot be written.
     """
     check_source(name, folder)
-    out, report = Path(config.out), None
-    with ExitStack() as stack:
-        if config.trains:
-            data = out / DATA
-            report = distill(name, folder, config, runtime, logger, resume=resume, force=force, started=started)
-        else:
-            check_target(out, force=force)
-            data = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="genkit-")))
-            with new_directory(out, force=force) as made, memory_guard("use a smaller model"):
-                _write(name, folder, made, config, runtime, data)
-        before, after = (bits_per_byte(model, config, runtime, data) for model in (folder, out))
-    return Outcome(before, after, report)
+    out = Path(config.out)
+    if out.resolve() == folder.resolve():
+        raise UsageError(f"--out {out} is the model itself", "choose another --out")
+    if config.trains:
+        report = distill(name, folder, config, runtime, logger, resume=resume, force=force, started=started)
+        before, after = (bits_per_byte(model, config, runtime, out / DATA) for model in (folder, out))
+        return Outcome(before, after, report)
+    check_target(out, force=force)
+    with tempfile.TemporaryDirectory(prefix="genkit-") as held:
+        data = Path(held)
+        before = bits_per_byte(folder, config, runtime, data)  # first, as text that is refused must leave no model
+        with new_directory(out, force=force) as made, memory_guard("use a smaller model"):
+            _write(name, folder, made, config, runtime, data)
+        return Outcome(before, bits_per_byte(out, config, runtime, data))
 
 
 def _write(name: str, folder: Path, made: Path, config: CompressConfig, runtime: Runtime, data: Path) -> None:

@@ -26,7 +26,7 @@ def parse_metrics(given: Iterable[str]) -> tuple[str, ...]:
     names = [name.strip().lower() for words in given for name in words.split(",")]
     for name in names:
         if name not in METRICS:
-            raise UsageError(f"--metric {name!r} is not one of {', '.join(METRICS)}", suggest(name, METRICS))
+            raise UsageError(f"--metric {name!r} is no metric", suggest(name, METRICS))
     return tuple(dict.fromkeys(names))
 
 

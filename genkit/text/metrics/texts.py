@@ -68,14 +68,16 @@ def read_texts(
                     f"{item.where} is a candidate without a reference", "name their file with --references"
                 )
             found[place] = _references(item, reference_field)
-    for name in references:
-        others = _items(name, stdin)
+    files = [(name, _items(name, stdin)) for name in references]
+    if reference_field is not None and files and all(isinstance(o.value, str) for _, others in files for o in others):
+        raise _plain(_name(references[0]), "--reference-field")
+    for name, others in files:
         if len(others) != len(items):
             longer, shorter, at = (
                 (items, name, len(others)) if len(items) > len(others) else (others, candidates, len(items))
             )
             raise InputError(
-                f"{longer[at].where} has no partner: {_name(shorter)} ends after {at:,} lines",
+                f"{longer[at].where} has no partner: {_name(shorter)} ends after line {at:,}",
                 "candidates and references belong together line by line",
             )
         for mine, other in zip(found, others, strict=True):
@@ -131,6 +133,8 @@ def _parsed(item: Item) -> Item:
 
 def _candidate(item: Item, field: str | None) -> str:
     if isinstance(item.value, str):
+        if field is not None:
+            raise _plain(item.where, "--candidate-field")
         return item.value
     record = Record(item.value, item.where)
     if field is None and isinstance(samples := record.fields.get("samples"), list):  # of genkit text
@@ -154,6 +158,10 @@ def _references(item: Item, field: str | None) -> list[str]:
         if not isinstance(text, str):
             raise InputError(f"{item.where}: a reference is {text!r:.60}, not text", "name another --reference-field")
     return [text for text in several if text.strip()]
+
+
+def _plain(where: str, flag: str) -> InputError:
+    return InputError(f"{where} is plain text without fields", f"leave {flag} out, or give .jsonl, .csv or .tsv")
 
 
 def _field(record: Record, field: str | None, usual: Sequence[str], flag: str) -> Any:

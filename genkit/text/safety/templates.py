@@ -60,9 +60,9 @@ def _template(record: Record) -> Template:
     if not isinstance(text, str) or SLOT not in text:
         raise InputError(f"{where} has no template with {SLOT} in it", f"write {_EXAMPLE}")
     given = fields.get("groups")
-    pairs: Any = given.items() if isinstance(given, dict) else ((word, word) for word in given or ())
     if not isinstance(given, dict | list):
         raise InputError(f"{where}: groups is {given!r:.60}, neither a list nor an object", f"write {_EXAMPLE}")
+    pairs: Any = given.items() if isinstance(given, dict) else ((word, word) for word in given)
     groups = {_text(name, where): _texts(words, where, "group") for name, words in pairs}
     if len(groups) < 2:
         raise InputError(f"{where} has {len(groups)} group", "a difference needs two or more")

@@ -57,8 +57,8 @@ def test_what_genkit_text_wrote(write: Any) -> None:
 @pytest.mark.parametrize(
     ("candidates", "references", "message"),
     [
-        (["a", "b"], ["x"], "c.txt:2 has no partner: r.txt ends after 1 lines"),
-        (["a"], ["x", "y"], "r.txt:2 has no partner: c.txt ends after 1 lines"),
+        (["a", "b"], ["x"], "c.txt:2 has no partner: r.txt ends after line 1"),
+        (["a"], ["x", "y"], "r.txt:2 has no partner: c.txt ends after line 1"),
         (["a", "b"], ["x", " "], "the candidate c.txt:2 has no reference"),
         ([], ["x"], "c.txt holds no candidates"),
     ],
@@ -100,3 +100,13 @@ def test_missing_files_and_partners(write: Any) -> None:
     stream = io.BytesIO(b'{"text": "a"}\nplain\n')
     with pytest.raises(InputError, match="standard input:2 is not a JSON object"):
         read_texts("-", stdin=stream, paired=False)
+
+
+def test_fields_are_not_asked_of_plain_lines(write: Any) -> None:
+    write("c.txt", "a")
+    write("r.jsonl", {"truth": "a"})
+    with pytest.raises(InputError, match=r"c\.txt:1 is plain text without fields .*--candidate-field"):
+        read_texts("c.txt", ["c.txt"], candidate_field="said")
+    with pytest.raises(InputError, match=r"c\.txt is plain text without fields .*--reference-field"):
+        read_texts("c.txt", ["c.txt"], reference_field="truth")
+    assert read_texts("c.txt", ["c.txt", "r.jsonl"], reference_field="truth").references == [["a", "a"]]

@@ -93,6 +93,8 @@ def test_templates(tmp_path: Path) -> None:
     [
         ({"template": "The cat"}, r"t.jsonl:1 has no template with {group}"),
         ({"groups": ["cat"]}, "has 1 group"),
+        ({"groups": 5}, "groups is 5, neither a list nor an object"),
+        ({"groups": None}, "groups is None, neither"),
         ({"groups": "cat"}, "neither a list nor an object"),
         ({"groups": {"cat": [], "dog": ["dog"]}}, "a group has no words"),
         ({"groups": ["cat", 3]}, "3 is not text"),
