@@ -36,7 +36,7 @@ genkit compress --resume --out smaller
 @command("compress", EXAMPLES)
 @click.argument("model", metavar="MODEL", required=False, shell_complete=by_metavar)
 @config_options(CompressConfig)
-@option("--force", section="Run", is_flag=True, help="Replace a compressed model, or a run, that is in --out.")
+@option("--force", section="Run", is_flag=True, help="Replace a compressed model, or when training a run, in --out.")
 @option("--resume", section="Run", is_flag=True, help="Continue the run in --out with its own settings.")
 @runtime_options("train-text")
 @click.pass_context
@@ -136,7 +136,8 @@ def _resumed(model: str | None, config: CompressConfig, set_by_user: frozenset[s
     for name in sorted(set_by_user - _MAY_CHANGE):
         if now[name] != began.get(name):
             flag = "--" + name.replace("_", "-")
-            raise UsageError(f"{flag} was {began.get(name)!r} when this run began", f"leave {flag} out to resume")
+            was = "not given" if began.get(name) is None else repr(began[name])
+            raise UsageError(f"{flag} was {was} when this run began", f"leave {flag} out to resume")
     if set_by_user & {"budget", "steps", "tokens"}:  # another budget replaces the old one, whatever its kind
         began |= {"budget": None, "steps": None, "tokens": None}
     began |= {name: now[name] for name in set_by_user | {"out"}}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import genkit as genkit_package
 
@@ -60,6 +62,7 @@ def test_a_run_is_resumed_by_its_own_command(genkit: Run, tiny_text: Path, book:
     assert genkit("compress", "--resume", "--steps", "3", "--out", "run").code == 0
     wrong = genkit("compress", "--resume", "--prune", "0.5", "--out", "run")
     assert wrong.code == 2
+    assert "--prune was not given when this run began" in wrong.err
     other = genkit("train-text", "--resume", "--out", "run")
     assert other.code == 3
     assert "genkit compress --resume --out run" in other.err
@@ -95,6 +98,17 @@ def test_text_that_is_refused_leaves_no_model(genkit: Run, tiny_text: Path, tmp_
     assert done.code == 3
     assert "bad.txt is binary" in done.err
     assert [path.name for path in tmp_path.iterdir() if path.name != "bad.txt"] == []
+
+
+def test_weights_of_another_shape_leave_no_model(genkit: Run, tiny_text: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_text, tmp_path / "damaged")
+    tensors = load_file(tmp_path / "damaged/model.safetensors")
+    tensors.pop(next(name for name in tensors if name.endswith("q_proj.weight")))
+    save_file(tensors, tmp_path / "damaged/model.safetensors", {"format": "pt"})
+    done = genkit("compress", "damaged", "--quantize", "int8", "--out", "out")
+    assert done.code == 3
+    assert "config.json and model.safetensors must come from the same model" in done.err
+    assert [path.name for path in tmp_path.iterdir()] == ["damaged"]
 
 
 def test_what_is_in_out_is_kept(genkit: Run, tiny_text: Path, book: str, tmp_path: Path) -> None:

@@ -44,12 +44,12 @@ def load_teacher(name: str, folder: Path) -> GPT:
     return teacher.eval().requires_grad_(False)
 
 
-def calibration(corpus: Corpus, context: int, seed: int) -> list[Tensor]:
-    """Ids (B, T) of some of the training text."""
+def calibration(corpus: Corpus, context: int, seed: int, device: torch.device) -> list[Tensor]:
+    """Ids (B, T) of some of the training text, on `device`."""
     count = max(1, CALIBRATION // context)
     ids, _ = corpus.batch(block_size=context, batch_size=count, seed=seed, step=0)
     rows = max(1, _AT_ONCE // context)
-    return [ids[start : start + rows] for start in range(0, len(ids), rows)]
+    return [ids[start : start + rows].to(device) for start in range(0, len(ids), rows)]
 
 
 def smaller(teacher: GPT, config: CompressConfig, batches: list[Tensor]) -> GPT:
@@ -99,7 +99,8 @@ def distill(
         data.mkdir(exist_ok=True)
         corpus = prepare(training, data, tokenizer)
         torch.manual_seed(config.seed)
-        student = copy.deepcopy(smaller(teacher, config, calibration(corpus, teacher.config.block_size, config.seed)))
+        batches = calibration(corpus, teacher.config.block_size, config.seed, runtime.device)
+        student = copy.deepcopy(smaller(teacher, config, batches))
         method = config.method() | {"teacher_weight": config.teacher_weight}
         return Start(student.requires_grad_(True), tokenizer, record_of(name, folder, method))
 

@@ -103,6 +103,8 @@ def _fill(narrow: MLP, mlp: MLP, moments: Tensor | None) -> None:
 
 def _fitted(down: Tensor, kept: Tensor, moments: Tensor) -> Tensor:
     """The columns (C, width) with which the kept neurons come nearest to what all of them gave."""
+    if moments.device.type == "mps":  # which has no fp64
+        return _fitted(down.cpu(), kept.cpu(), moments.cpu()).to(moments.device)
     inner, cross = moments[kept][:, kept].double(), moments[:, kept].double()
     damping = _DAMPING * inner.diagonal().mean()
     inner.diagonal().add_(damping)

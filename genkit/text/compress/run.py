@@ -93,6 +93,7 @@ def compress(
 def _write(name: str, folder: Path, made: Path, config: CompressConfig, runtime: Runtime, data: Path) -> None:
     """The quantised or pruned model."""
     if config.quantize:
+        load_teacher(name, folder)  # refuses weights that are not those of config.json
         shape = quantize_model(folder, made, config.quantize)
     else:
         pruned = _pruned(name, folder, config, runtime, data)
@@ -107,7 +108,7 @@ def _pruned(name: str, folder: Path, config: CompressConfig, runtime: Runtime, d
     batches = []
     if config.data:
         corpus = prepare(config.training(), data, Tokenizer.load(folder))
-        batches = [ids.to(runtime.device) for ids in calibration(corpus, model.config.block_size, config.seed)]
+        batches = calibration(corpus, model.config.block_size, config.seed, runtime.device)
     return smaller(model.to(runtime.device), config, batches)
 
 

@@ -82,9 +82,10 @@ def _likelihood(
     pairs = zip(before.ids[: before.own.stop], whole.ids[: whole.own.stop], strict=False)
     same = next((i for i, (a, b) in enumerate(pairs) if a != b), min(before.own.stop, whole.own.stop))
     ids = torch.tensor([whole.ids], device=device)  # (1, T)
-    logs = subject.scores(ids)[0].double().log_softmax(-1)  # (T, V)
     places = range(same, whole.own.stop)
-    nats = math.fsum(float(logs[place - 1, whole.ids[place]]) for place in places)
+    scores = subject.scores(ids)[0, same - 1 : whole.own.stop - 1]  # (N, V), each of the token behind it
+    logs = scores.cpu().double().log_softmax(-1)
+    nats = math.fsum(float(row[whole.ids[place]]) for row, place in zip(logs, places, strict=True))
     if not math.isfinite(nats):
         raise InputError(f"{where}: the log-probability is not finite", "use another model")
     return nats, len(places)
