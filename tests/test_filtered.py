@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -112,3 +113,21 @@ def test_a_prompt_is_told_to_the_judge(pipeline: TextPipeline) -> None:
             return False
 
     FilteredPipeline(pipeline, [Sees()]).complete("The", CONFIG)
+
+
+def test_jobs_that_are_done_are_let_go(pipeline: TextPipeline) -> None:
+    class Prompt(str):
+        __slots__ = ("__weakref__",)
+
+    prompts: list[weakref.ref[Prompt]] = []
+
+    def jobs() -> Iterator[TextJob]:
+        for number in range(60):
+            prompt = Prompt("The cat")
+            prompts.append(weakref.ref(prompt))
+            yield TextJob(prompt, CONFIG.replace(n=1, max_new_tokens=1), number)
+
+    filtered = FilteredPipeline(pipeline, [Rejects()])
+    alive = [sum(ref() is not None for ref in prompts) for _ in filtered.run(jobs(), parallel=2)]
+    assert len(alive) == 60
+    assert alive[-1] < 10

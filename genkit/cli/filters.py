@@ -97,7 +97,8 @@ def tell_outcome(filtered: FilteredPipeline | None, terminal: Terminal) -> None:
 def check_filled(filtered: FilteredPipeline | None) -> None:
     """Raise PartialError if texts were given up."""
     if filtered is not None and filtered.unfilled:
+        texts = "1 text was" if filtered.unfilled == 1 else f"{filtered.unfilled:,} texts were"
         raise PartialError(
-            f"{filtered.unfilled:,} texts were rejected as often as they were drawn and are left out",
+            f"{texts} rejected as often as drawn, and left out",
             "raise --filter-attempts; with --temperature 0 or --num-beams nothing is drawn anew",
         )

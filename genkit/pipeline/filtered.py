@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
@@ -52,6 +53,7 @@ class _Draw:
     attempt: int = 0
     seed: int = 0  # of that text's first draw
     rows: dict[int, list[TextEvent]] = field(default_factory=dict)
+    ended: int = 0  # of its texts
 
 
 class FilteredPipeline:
@@ -103,7 +105,7 @@ class FilteredPipeline:
         """As `TextPipeline.run`, but the events of a text come when it is whole and has passed."""
         fresh, again = enumerate(jobs), deque[_Draw]()
         while True:
-            running: list[_Draw] = []
+            running: dict[int, _Draw] = {}
             for event in self._pipeline.run(_jobs(fresh, again, running), parallel=parallel, most=most):
                 draw = running[event.job]
                 events = draw.rows.setdefault(event.index, [])
@@ -112,7 +114,11 @@ class FilteredPipeline:
                     yield _passed(draw, event)
                 elif event.finish is not None:
                     yield from self._judged(draw, event.index, again)
-                    events.clear()
+                if event.error is not None or event.finish is not None:
+                    del draw.rows[event.index]
+                    draw.ended += 1
+                    if draw.ended == draw.job.config.n:  # else a long batch would hold all its prompts
+                        del running[event.job]
             if not again:
                 return
 
@@ -137,9 +143,9 @@ class FilteredPipeline:
         yield FilteredEvent(draw.number, draw.index + row, "", GIVEN_UP, 0, rejected=draw.attempt + 1)
 
 
-def _jobs(fresh: Iterator[tuple[int, TextJob]], again: deque[_Draw], running: list[_Draw]) -> Iterator[TextJob]:
+def _jobs(fresh: Iterator[tuple[int, TextJob]], again: deque[_Draw], running: dict[int, _Draw]) -> Iterator[TextJob]:
     """What to do next: first what has to be done `again`."""
-    while True:
+    for place in itertools.count():
         if again:
             draw = again.popleft()
         elif (found := next(fresh, None)) is not None:
@@ -147,7 +153,7 @@ def _jobs(fresh: Iterator[tuple[int, TextJob]], again: deque[_Draw], running: li
             draw = _Draw(number, TextJob(job.prompt, job.config, job.seed, live=False))
         else:
             return
-        running.append(draw)
+        running[place] = draw
         yield draw.job
 
 

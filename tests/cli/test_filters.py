@@ -47,7 +47,7 @@ def test_a_rejected_text_is_drawn_anew(text: Run) -> None:
 def test_what_cannot_be_filled_is_not_printed(text: Run, form: str) -> None:
     done = text("The", "-n", "2", "--format", form, "--filter-pattern", "(?s).", "--filter-attempts", "2")
     assert done.code == 7
-    assert "2 texts were rejected as often as they were drawn" in done.err
+    assert "2 texts were rejected as often as drawn" in done.err
     assert "filter: 4 of 4 drawn texts rejected (4 by patterns)" in done.err
     if form == "json":
         found = json.loads(done.out)
@@ -82,7 +82,7 @@ def test_batches(text: Run, tmp_path: Path) -> None:
     assert lines[1]["samples"][0]["text"] == plain[1]["samples"][0]["text"]
     some = text("--input", "in.txt", "-n", "2", "--filter-pattern", first, "--filter-attempts", "1")
     assert some.code == 7
-    assert "1 texts were rejected as often" in some.err
+    assert "1 text was rejected as often" in some.err
     line = json.loads(some.out.splitlines()[0])
     assert (line["unfilled"], [sample["index"] for sample in line["samples"]]) == (1, [1])
 
