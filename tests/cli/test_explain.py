@@ -151,7 +151,7 @@ def test_directions_of_an_image_model(genkit: Run, tiny_classes: Path, tmp_path:
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
-        (["{text}", "x", "--layer", "1"], 2, "--layer chooses among attention maps, and none is drawn"),
+        (["{text}", "x", "--layer", "1"], 2, "--layer chooses among attention maps; none is drawn"),
         (["{text}", "x", "--attention", "a.png", "--layer", "2"], 2, "--layer 2: the model has 2"),
         (["{text}", "x", "--target", "a"], 2, "--target is about an attribution, and none is drawn"),
         (["{text}", "x", "--attention", "a.gif"], 2, "--attention a.gif: neither .png nor .html"),
