@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -99,7 +100,7 @@ def audit(ctx: click.Context, /, model: str, device: str, **values: Any) -> None
     if continued:
         from genkit.text.safety.audit import compare_likelihoods, perplexities
 
-        items = _likelihoods(terminal, folder, templates, device)
+        items = _likelihoods(terminal, model, folder, templates, device)
         found, by_token = compare_likelihoods(items, config.seed), perplexities(items)
         facts["likelihood"] = _facts(found) | {"perplexity": by_token, "continuations": [_item(i) for i in items]}
         title = f"log-probability of {len(items):,} continuations, nats"
@@ -125,7 +126,11 @@ def _tell_joined(templates: list[Template], terminal: Terminal) -> None:
                 )
 
 
-def _likelihoods(terminal: Terminal, folder: Any, templates: list[Template], device: str) -> list[Item]:
+def _likelihoods(terminal: Terminal, model: str, folder: Path, templates: list[Template], device: str) -> list[Item]:
+    if library.family(folder) not in ("gpt", "causal"):
+        raise InputError(
+            f"{model} is no causal language model, so continuations have no probability", "name one, such as story"
+        )
     placed = resolve(device, "fp32", "torch", task="eval")
     terminal.detail(f"{folder} on {placed.device} ({placed.why})")
 

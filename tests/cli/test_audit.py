@@ -74,9 +74,10 @@ def test_models_of_other_architectures(genkit: Run, hub_checkpoint: Run, prompts
     done = genkit("audit", str(hub_checkpoint("gpt_neox")), "--prompts", prompts, "--json")
     assert done.code == 0, done.err
     assert json.loads(done.out)["likelihood"]["items"] == 3
-    done = genkit("audit", str(hub_checkpoint("bert")), "--prompts", prompts)
-    assert done.code == 3
-    assert "a masked model gives continuations no probability" in done.err
+    for kind in ("bert", "t5"):
+        done = genkit("audit", str(hub_checkpoint(kind)), "--prompts", prompts)
+        assert done.code == 3
+        assert f"{kind} is no causal language model, so continuations have no probability" in done.err
 
 
 def test_a_classifier_reads_sampled_continuations(genkit: Run, tiny_text: Path, prompts: str, opinion: Path) -> None:

@@ -37,9 +37,10 @@ def check_source(name: str, folder: Path) -> GPTConfig:
     if stored := library.quantization(folder):
         raise InputError(f"{name} is quantised to {stored.precision} already", "name the model that it was made of")
     if (family := library.family(folder)) != "gpt":
+        others = "; genkit text runs others in 8 bits with --precision int8"
         raise InputError(
             f"{name} is a model of another kind ({family}) than those that genkit compress takes",
-            "it takes GPT-2, Llama and Qwen3; genkit text runs others in 8 bits with --precision int8",
+            "it takes GPT-2, Llama and Qwen3" + (others if family in ("causal", "seq2seq") else ""),
         )
     return GPTConfig.from_hf(read_json(folder / library.CONFIG))
 

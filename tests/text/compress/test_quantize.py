@@ -88,8 +88,12 @@ def test_what_cannot_be_compressed_is_named(tiny_image: Path, quantised: Path, t
         with pytest.raises(InputError, match=said):
             check_source(str(path), path)
     write_json(tmp_path / "config.json", {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]})
-    with pytest.raises(InputError, match=r"of another kind \(seq2seq\)"):
+    with pytest.raises(InputError, match=r"of another kind \(seq2seq\).*genkit text runs others"):
         check_source("t5", tmp_path)
+    write_json(tmp_path / "config.json", {"model_type": "bert", "architectures": ["BertForSequenceClassification"]})
+    with pytest.raises(InputError, match=r"of another kind \(classifier\)") as refused:
+        check_source("bert", tmp_path)
+    assert refused.value.hint == "it takes GPT-2, Llama and Qwen3"  # genkit text runs no classifier
     (tmp_path / "m.gguf").touch()
     with pytest.raises(InputError, match="a GGUF file is not compressed"):
         check_source("m.gguf", tmp_path / "m.gguf")
