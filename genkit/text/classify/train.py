@@ -1,12 +1,11 @@
-"""Fine-tune a language model into a classifier: one loop (Devlin et al. 2019, Radford et al. 2018)."""
+"""Fine-tune a language model into a classifier (Devlin et al. 2019, Radford et al. 2018)."""
 
 from __future__ import annotations
 
-import math
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from shlex import quote
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,31 +13,24 @@ from torch import Tensor
 from genkit.errors import UsageError
 from genkit.runtime.manager import Runtime, memory_guard
 from genkit.text.classify.config import ClassifyTrainConfig
-from genkit.text.classify.data import Rows, encoded, numbers, prepare
-from genkit.text.classify.measures import Measures, measure
+from genkit.text.classify.data import LabelledSet, Rows, encoded, numbers, prepare
+from genkit.text.classify.measures import measure
+from genkit.text.classify.model import Classifier
 from genkit.text.classify.predict import logits_of
 from genkit.text.classify.publish import publish
 from genkit.text.classify.start import as_begun, budget_of, optimizer_of, settle, starting_point
-from genkit.text.publish import crown
-from genkit.text.step import train_step
-from genkit.training.ahead import Ahead
-from genkit.training.log import Loggers, MetricLogger, TrainReport
-from genkit.training.loop import draw_curves, open_logs, restore
-from genkit.training.meter import Cadence, Meter
-from genkit.training.optim import set_lr
+from genkit.text.supervised import learn
+from genkit.training.log import MetricLogger, TrainReport
 from genkit.training.record import check_resumable, read_record
-from genkit.training.recovery import data_step, lr_factor, roll_back
-from genkit.training.rundir import BEST, RunDir
+from genkit.training.rundir import RunDir
 from genkit.training.schedule import lr_scale
 from genkit.training.state import TrainState
-from genkit.training.stop import StopSignal
 
 # settings that may differ when a run is resumed: they change how long it is or what it reports
 MAY_CHANGE = frozenset({
     "budget", "steps", "epochs", "patience", "out", "data_license", "tensorboard", "eval_interval", "save_interval",
 })  # fmt: skip
 OUT_OF_MEMORY = "use a smaller --batch-size or --max-length, or a smaller --init-from"
-_LOG_INTERVAL = 10
 
 
 def train_classifier(
@@ -83,10 +75,9 @@ def train_classifier(
         # --- data and model ---------------------------------------------------------------
         data = prepare(config, expected=expected)
         start = starting_point(config, data.classes, resumed=out if resume else None)
-        model = start.model.to(runtime.device).train()
+        start.model.to(runtime.device).train()
         config = settle(config, start.model)
         rows = Rows(start.model, data.train, config.seed)
-        val_rows, val_labels = encoded(start.model, data.val), numbers(data.val, data.classes)
         warnings = data.warnings()
         if rows.cut:
             warnings.append(f"{rows.cut:,} texts reach --max-length {config.max_length}: what lies beyond is not seen")
@@ -95,149 +86,73 @@ def train_classifier(
         for warning in warnings:
             logger.message(warning)
 
-        # --- optimizer and state ----------------------------------------------------------
-        optimizers = optimizer_of(start.model, config)
-        state = TrainState(
-            modules={"model": model}, optimizers=optimizers, scaler=runtime.scaler, extra=dict(start.origin)
+        return learn(
+            _Classes(config, runtime, start.model, data, rows),
+            config, run, runtime, logger,
+            origin=start.origin,
+            intervals={"eval": config.eval_interval, "save": config.save_interval},
+            parts=1,
+            budget=budget_of(config, len(data.train)),
+            started=started,
+            command="genkit train-classifier",
+            resume=resume,
+            warnings=warnings,
+        )  # fmt: skip
+
+
+class _Classes:
+    """A classifier, and labelled texts that it learns."""
+
+    unit = "examples"
+
+    def __init__(
+        self, config: ClassifyTrainConfig, runtime: Runtime, model: Classifier, data: LabelledSet, rows: Rows
+    ) -> None:
+        self._config, self._runtime, self._data, self._rows = config, runtime, data, rows
+        self.model, self.optimizers, self.per_epoch = model, optimizer_of(model, config), len(data.train)
+        self._val_rows, self._val_labels = encoded(model, data.val), numbers(data.val, data.classes)
+        self._weights = rows.weights().to(runtime.device) if config.balance else None
+
+    def lr_scale(self, fraction: float) -> float:
+        """Linear: up in the warm-up, then down to nothing."""
+        return lr_scale("wsd", fraction, warmup=self._config.warmup, cooldown=1 - self._config.warmup)
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        return self._rows.batch(step, self._config.batch_size)  # (B, 3, T), (B,)
+
+    def count(self, x: Tensor, y: Tensor) -> int:
+        return len(x)
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        losses = F.cross_entropy(self.model(x).float(), y, reduction="none")  # (B,)
+        return (losses if self._weights is None else losses * self._weights[y]).mean()
+
+    def validate(self, parts: int) -> dict[str, float]:
+        if not self._data.val:
+            return {}
+        found = measure(self._data.classes, self._val_labels, logits_of(self.model, self._val_rows, self._runtime))
+        return {
+            "val_loss": found.loss,
+            "val_accuracy": found.accuracy,
+            "val_macro_f1": found.macro_f1,
+            "val_majority": found.majority,
+        }
+
+    def is_better(self, found: Mapping[str, float], best: Mapping[str, float]) -> bool:
+        """By macro F1, which heeds rare classes; where it is equal, by the loss."""
+        return (found["val_macro_f1"], -found["val_loss"]) > (best["val_macro_f1"], -best["val_loss"])
+
+    def sample(self, run: RunDir, step: int) -> dict[str, float]:
+        return {}
+
+    def publish(self, run: RunDir, state: TrainState, into: str = "") -> None:
+        publish(run, self.model, self._data, self._config, self._runtime, state, into=into)
+
+    def verdict(self, shown: Mapping[str, float]) -> tuple[str, ...]:
+        if not self._data.val:
+            return ()
+        return (
+            f"accuracy {shown['val_accuracy']:.4f}, macro F1 {shown['val_macro_f1']:.4f} on "
+            f"{len(self._data.val):,} held-out texts; "
+            f"always naming the most frequent class would give {shown['val_majority']:.4f}",
         )
-        if resume:
-            restore(run, state, logger, "examples")
-        weights = rows.weights().to(runtime.device) if config.balance else None
-
-        def compute_loss(ids: Tensor, labels: Tensor) -> Tensor:
-            losses = F.cross_entropy(model(ids).float(), labels, reduction="none")  # (B,)
-            return (losses if weights is None else losses * weights[labels]).mean()
-
-        parts = int(state.extra.get("parts", 1))
-        meter = Meter(
-            budget_of(config, len(data.train)),
-            "examples",
-            started,
-            before=state.elapsed,
-            pauses=state.extra.get("pauses"),
-        )
-        kept = open_logs(stack, run, after_step=state.step if resume else None, tensorboard=config.tensorboard)
-        shown: dict[str, float] = dict(state.extra.get("metrics", {}))
-
-        def note() -> None:
-            """Bring what is saved beside the weights up to date."""
-            state.elapsed = meter.elapsed
-            state.extra |= {"metrics": dict(shown), "pauses": meter.pauses, "parts": parts}
-
-        def save() -> None:
-            with meter.measured("save"):
-                note()
-                run.save_checkpoint(state)
-                publish(run, start.model, data, config, runtime, state)
-                draw_curves(run)
-
-        def validate() -> None:
-            if not data.val:
-                return
-            with meter.measured("eval"):
-                found = _measured(measure(data.classes, val_labels, logits_of(start.model, val_rows, runtime)))
-                shown.update(found)
-                Loggers(kept, logger).metrics(state.step, found)
-                if _better(found, state.extra.get("best")):
-                    state.extra |= {"best": {"step": state.step, **found}, "no_better": 0}
-                    note()
-                    publish(run, start.model, data, config, runtime, state, into=BEST)
-                else:
-                    state.extra["no_better"] = state.extra.get("no_better", 0) + 1
-
-        if not resume:
-            save()  # a full disk shows now, and a kill at any time leaves something to resume
-        batches = stack.enter_context(Ahead(lambda step: rows.batch(step, config.batch_size), runtime.device))
-        stop = stack.enter_context(StopSignal())
-        fraction = meter.fraction(state.step, state.seen)
-        intervals = {"eval": config.eval_interval, "save": config.save_interval}
-        cadences = {name: Cadence(meter, interval, fraction, name) for name, interval in intervals.items()}
-
-        # --- the loop ---------------------------------------------------------------------
-        while fraction < 1 or state.step == 0:
-            # a linear schedule: up in the warm-up, then down to nothing
-            scale = lr_factor(state) * lr_scale("wsd", fraction, warmup=config.warmup, cooldown=1 - config.warmup)
-            set_lr(optimizers, scale)
-            x, y = batches(data_step(state))  # (B, 3, T), (B,)
-            loss, norm, needed = train_step(
-                model, compute_loss, optimizers, x, y, runtime,
-                parts=parts, grad_clip=config.grad_clip, step=data_step(state),
-            )  # fmt: skip
-            if not math.isfinite(loss) or (runtime.scaler is None and not math.isfinite(norm)):
-                roll_back(
-                    run, state, logger,
-                    problem=f"the loss is {loss:.4g} and the gradient {norm:.4g} at step {state.step + 1}",
-                    remedy=f"lower --lr (now {config.lr:g}) and use --force, or look at the data",
-                )  # fmt: skip
-                save()
-                fraction = meter.fraction(state.step, state.seen)
-                continue
-            if needed != parts:
-                parts = needed
-                logger.message(f"out of memory: each batch goes through in {parts} parts from here on")
-            state.step, state.seen = state.step + 1, state.seen + len(x)
-            fraction = meter.fraction(state.step, state.seen)
-            due = {name for name, cadence in cadences.items() if cadence.due(state.step, fraction)}
-            shown["loss"] = loss
-            progress = meter.progress(state.step, state.seen, fraction, shown)
-            logger.progress(progress)
-            if outlook := meter.outlook(progress, epoch=len(data.train)):
-                logger.message(outlook)
-            if state.step % _LOG_INTERVAL == 0:
-                kept.metrics(
-                    state.step,
-                    {"loss": loss, "grad_norm": norm, "lr_scale": scale, "examples": state.seen}
-                    | {"examples_per_second": progress.rate, "seconds": meter.elapsed},
-                )
-
-            # once in a while: validate, save
-            if stop.received is not None:
-                save()
-                raise stop.error(
-                    f"at step {state.step} in {out}", f"genkit train-classifier --resume --out {quote(str(out))}"
-                )
-            if fraction < 1:
-                if "eval" in due:
-                    validate()
-                    if config.patience and state.extra.get("no_better", 0) >= config.patience:
-                        logger.message(f"no better validation in {config.patience} measurements: stopping here")
-                        break
-                if "save" in due:
-                    save()
-        else:  # where patience ran out, this has just been measured
-            validate()
-
-        # --- the end ----------------------------------------------------------------------
-        save()
-        best = state.extra.get("best")
-        if best is not None and best["step"] != state.step:
-            step, shown = crown(run)
-            logger.message(f"step {step:,} validated best, with accuracy {shown['val_accuracy']:.4f}: it is kept")
-        verdict = _verdict(shown, len(data.val)) if data.val else ()
-        return TrainReport(
-            out, state.step, state.seen, "examples", meter.elapsed, dict(shown), tuple(warnings), verdict
-        )
-
-
-def _measured(found: Measures) -> dict[str, float]:
-    """The figures of a validation by their names in metrics.jsonl."""
-    return {
-        "val_loss": found.loss,
-        "val_accuracy": found.accuracy,
-        "val_macro_f1": found.macro_f1,
-        "val_majority": found.majority,
-    }
-
-
-def _better(found: dict[str, float], best: dict[str, float] | None) -> bool:
-    """By macro F1, which heeds rare classes; where it is equal, by the loss."""
-    if best is None:
-        return True
-    return (found["val_macro_f1"], -found["val_loss"]) > (best["val_macro_f1"], -best["val_loss"])
-
-
-def _verdict(shown: dict[str, float], examples: int) -> tuple[str, ...]:
-    return (
-        f"accuracy {shown['val_accuracy']:.4f}, macro F1 {shown['val_macro_f1']:.4f} on {examples:,} held-out texts; "
-        f"always naming the most frequent class would give {shown['val_majority']:.4f}",
-    )

@@ -16,8 +16,8 @@ import torch
 from genkit.errors import InputError, Interrupted, TrainingStopped, UsageError
 from genkit.runtime.device import resolve
 from genkit.runtime.manager import Runtime
+from genkit.text import supervised
 from genkit.text.config import TextTrainConfig
-from genkit.text.seq2seq import train
 from genkit.text.seq2seq.batches import Batches
 from genkit.text.seq2seq.data import prepare
 from genkit.text.seq2seq.model import load_seq2seq
@@ -221,19 +221,19 @@ def test_ctrl_c_saves(config: TextTrainConfig, tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_goes_back(config: TextTrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, broken = train.train_step, [True]
+    real, broken = supervised.train_step, [True]
 
     def once_broken(*args: Any, **how: Any) -> tuple[float, float, int]:
         loss, norm, parts = real(*args, **how)
         return (math.nan, norm, parts) if how["step"] == 7 and broken else (loss, norm, parts)
 
-    monkeypatch.setattr(train, "train_step", once_broken)
+    monkeypatch.setattr(supervised, "train_step", once_broken)
     recorder = Recorder()
     report = run(config, recorder)
     assert report.steps == 12
     assert any("back to step 5" in text for text in recorder.said)
 
-    monkeypatch.setattr(train, "train_step", lambda *args, **how: (math.nan, 1.0, 1))
+    monkeypatch.setattr(supervised, "train_step", lambda *args, **how: (math.nan, 1.0, 1))
     with pytest.raises(TrainingStopped, match="the last checkpoint is kept"):
         run(config, force=True)
 
