@@ -42,7 +42,7 @@ COMMANDS = {
     "train-text": Entry("Train", "train_text", "Train a GPT on text files."),
     "train-gan": Entry("Train", "image", "Train a GAN on a folder of images."),
     "train-classifier": Entry("Train", "train_classifier", "Teach a language model to name the class of a text."),
-    "eval": Entry("Models", "evaluate", "Measure a text model: loss, perplexity, bits per byte."),
+    "eval": Entry("Models", "evaluate", "Measure a model on data that it has not seen."),
     "explain": Entry("Models", "explain", "Look inside a model: probabilities, attention, attribution, directions."),
     "score": Entry("Models", "score", "Compare texts with references: BLEU, chrF, ROUGE, METEOR."),
     "audit": Entry("Models", "audit", "Measure what a text model says of different groups."),
