@@ -68,6 +68,7 @@ def new_directory(path: Path, *, force: bool) -> Iterator[Path]:
         with output_errors(path):
             temporary.mkdir(parents=True)
         yield temporary
+        check_target(path, force=force)  # again, as something may have come there meanwhile
         with output_errors(path):
             if target.exists():
                 shutil.rmtree(target)

@@ -112,3 +112,10 @@ def test_other_files_are_never_replaced(quantised: Path, tmp_path: Path) -> None
     with pytest.raises(ZeroDivisionError), new_directory(tmp_path / "new", force=False):
         raise ZeroDivisionError
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine"]
+
+
+def test_what_came_meanwhile_is_kept(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds other files"), new_directory(tmp_path / "out", force=True):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out/notes.txt").write_text("dear diary")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "notes.txt"]
