@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,3 +71,17 @@ def test_rouge_says_that_it_sees_no_other_script(genkit: Run, tmp_path: Path) ->
     done = genkit("score", "--candidates", "c.txt", "--references", "c.txt", "--metric", "rouge")
     assert done.code == 0
     assert "rouge sees a-z and 0-9 alone, 0 of 8" in done.err
+
+
+def test_a_pipe_is_read_as_a_file(genkit: Run, tmp_path: Path) -> None:
+    (tmp_path / "r.txt").write_text("a cat\n")
+    ends = os.pipe()  # as the shell's <(command)
+    os.write(ends[1], b"a cat\n")
+    os.close(ends[1])
+    try:
+        done = genkit("score", "--candidates", f"/dev/fd/{ends[0]}", "--references", "r.txt", "--metric", "exact")
+    finally:
+        os.close(ends[0])
+    assert (done.code, done.text.split()) == (0, ["exact", "1.0000", "of", "1"])
+    folder = genkit("score", "--candidates", ".", "--references", "r.txt")
+    assert (folder.code, "Is a directory" in folder.err) == (3, True)

@@ -102,7 +102,7 @@ def _items(name: str, stdin: BinaryIO | None) -> list[Item]:
             if stdin is None:
                 raise InputError("standard input is closed", "name a file")
             return _lines(Source(Path("standard input"), stdin, "", "strict"))
-        if not path.is_file():
+        if not path.exists():
             raise InputError(f"{path}: no such file", "check the path")
         with open(path, "rb") as raw:
             return _lines(Source(path, OPENERS[compression](raw) if compression else raw, "", "strict"))

@@ -115,7 +115,11 @@ def test_other_files_are_never_replaced(quantised: Path, tmp_path: Path) -> None
 
 
 def test_what_came_meanwhile_is_kept(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="holds other files"), new_directory(tmp_path / "out", force=True):
-        (tmp_path / "out").mkdir()
-        (tmp_path / "out/notes.txt").write_text("dear diary")
+    def race() -> None:
+        with new_directory(tmp_path / "out", force=True):
+            (tmp_path / "out").mkdir()
+            (tmp_path / "out/notes.txt").write_text("dear diary")
+
+    with pytest.raises(UsageError, match="holds other files"):
+        race()
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "notes.txt"]
