@@ -179,6 +179,9 @@ def text(
                 pieces = as_json(events, facts, pipeline.piece, lines=form == "jsonl", last=last)
             for piece in pieces:
                 put(printable(piece) if to_terminal else piece)
+            if output is not None and filtered is not None and filtered.unfilled == config.n:
+                tell_outcome(filtered, terminal)
+                check_filled(filtered)  # before nothing at all replaces the file that is there
     if output is not None:
         write(output + "\n")
     tell_outcome(filtered, terminal)

@@ -56,6 +56,16 @@ def test_what_cannot_be_filled_is_not_printed(text: Run, form: str) -> None:
         assert done.out == b""
 
 
+@pytest.mark.parametrize("form", ["text", "json", "jsonl"])
+def test_a_file_is_not_replaced_by_nothing(text: Run, tmp_path: Path, form: str) -> None:
+    (tmp_path / "o").write_text("precious")
+    args = ("The", "--format", form, "--filter-pattern", "(?s).", "--filter-attempts", "2", "--output", "o")
+    done = text(*args)
+    assert (done.code, done.out, (tmp_path / "o").read_text()) == (7, b"", "precious")
+    assert done.err.count("filter: 2 of 2 drawn texts rejected") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["o"]
+
+
 def test_separators_stand_between_what_is_left(text: Run) -> None:
     plain = words_of(text("The", "-n", "3", "--json", "--temperature", "1"))
     args = ("The", "-n", "3", "--temperature", "1", "--filter-pattern", re.escape(plain[0]), "--filter-attempts", "1")
