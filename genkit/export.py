@@ -107,7 +107,7 @@ def _checked(folder: Path, form: str, precision: str | None) -> str:
         raise UsageError(f"{form} does not hold {made} models", f"use --to {fits}")
     if made == "text" and not library.is_adapter(folder) and (family := library.family(folder)) != "gpt":
         raise InputError(
-            f"{folder} is a {family} model that transformers runs: genkit export does not write those",
+            f"{folder} is a {family} model: genkit export does not write those",
             "it is in the format of transformers already",
         )
     possible = FORMATS[form].precisions

@@ -125,6 +125,11 @@ def find_given(config: TextTrainConfig) -> Path:
         )
     if library.kind(folder) != "text":
         raise InputError(f"--init-from {name} is an image model", "name a text model")
+    if not library.is_adapter(folder) and (family := library.family(folder)) not in ("gpt", "seq2seq"):
+        raise InputError(
+            f"--init-from {name} is a {family} model that genkit train-text does not train",
+            "name a GPT-2, Llama or Qwen3 model, or a sequence-to-sequence one; train-classifier takes the others",
+        )
     if stored := library.quantization(folder):
         raise InputError(
             f"--init-from {name} is quantised to {stored.precision}, which is not trained further",

@@ -39,6 +39,20 @@ def test_refusals(run_genkit: Run, tiny_text: Path, tmp_path: Path, args: list[s
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("kind", "family"), [("bert", "masked"), ("gpt_neox", "causal")])
+def test_a_model_of_another_family_is_refused_by_name(
+    genkit: Run, hub_checkpoint: Callable[[str], Path], tmp_path: Path, kind: str, family: str
+) -> None:
+    book = tmp_path / "book.txt"
+    book.write_text("the cat sat on the mat\n" * 40)
+    given = ("--data", str(book), "--steps", "2", "--out", str(tmp_path / "run"))
+    done = genkit("train-text", *given, "--init-from", str(hub_checkpoint(kind)))
+    assert (done.code, done.out) == (3, b""), done.err
+    assert f"is a {family} model that genkit train-text does not train (name a GPT-2" in done.err
+    assert done.err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_of_adapters_is_resumed_with_its_own_settings(genkit: Run, tiny_text: Path, tmp_path: Path) -> None:
     (tmp_path / "book.txt").write_text("the cat sat on the mat\n" * 40)
     args = ("--batch-size", "2", "--block-size", "16", "--lora", "2", "--lora-target", "q_proj,v_proj", "-q")
