@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from genkit.files import read_json
 from genkit.pipeline.base import Note
 from genkit.pipeline.text import PARALLEL, TextPipeline
 from genkit.text.config import GenerationConfig
-from genkit.text.engines import Bias, lacks, listed
+from genkit.text.engines import Bias, TokenRequest, lacks, listed
 
 _BITS = {"int8": 8, "int4": 4}
 
@@ -93,6 +94,9 @@ class HubPipeline(TextPipeline):
         if not self._seq2seq and len(ids) > 1 and ids[-1] == self.tokenizer.eos_id:
             ids = ids[:-1]  # a text that goes on has not ended
         return self._checked(ids or [self.tokenizer.bos_id])
+
+    def _before(self, request: TokenRequest) -> Sequence[int]:
+        return () if self._seq2seq else super()._before(request)
 
     def _engine(self, name: str, parallel: int) -> Any:
         engine = super()._engine(name, parallel)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["PARALLEL", "TextEvent", "TextJob", "TextPipeline"]
 
 PARALLEL = 64  # continuations at once
+_CONTEXT = 8  # tokens of the prompt that the text is decoded behind
 
 
 class _Work(NamedTuple):
@@ -199,7 +200,7 @@ class TextPipeline(Pipeline):
 
     def piece(self, token: int) -> str:
         """What one token reads as by itself; from a `.gguf`, one that an event named."""
-        return self.tokenizer.decode([token]) if self.tokenizer else self._engines["llamacpp"].piece(token)
+        return self.tokenizer.piece(token) if self.tokenizer else self._engines["llamacpp"].piece(token)
 
     def _prepared(self, jobs: Iterable[TextJob], refused: deque[TextEvent]) -> Iterator[_Work]:
         for number, job in enumerate(jobs):
@@ -237,7 +238,11 @@ class TextPipeline(Pipeline):
     def _encode(self, prompt: str) -> list[int] | str:
         if self.tokenizer is None:
             return prompt
-        return self._checked(self.tokenizer.encode(prompt) or [self.tokenizer.eos_id])
+        return self._checked([*self.tokenizer.opening, *self.tokenizer.encode(prompt)] or [self.tokenizer.eos_id])
+
+    def _before(self, request: TokenRequest) -> Sequence[int]:
+        """The last tokens of what the text goes on from."""
+        return [token for token in request.prompt[-_CONTEXT:] if isinstance(token, int)]
 
     def _checked(self, ids: list[int]) -> list[int]:
         from genkit.text.engines import check_length
@@ -288,7 +293,7 @@ class TextPipeline(Pipeline):
             started = 0
             for work in works:
                 for index, request in enumerate(work.requests):
-                    decoder = self.tokenizer.stream_decoder() if self.tokenizer else None
+                    decoder = self.tokenizer.stream_decoder(self._before(request)) if self.tokenizer else None
                     rows[started] = _Row(work.job, index, request, Writer(decoder, request.config.stop, request.ends))
                     yield request
                     started += 1

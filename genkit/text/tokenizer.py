@@ -182,9 +182,23 @@ class Tokenizer:
         name = getattr(self._model.model, "unk_token", None)
         return None if name is None else self._model.token_to_id(name)
 
-    def stream_decoder(self) -> StreamDecoder:
-        """A decoder that takes one token at a time."""
-        return StreamDecoder(self)
+    def stream_decoder(self, before: Sequence[int] = ()) -> StreamDecoder:
+        """A decoder that takes one token at a time, of a text that goes on from the tokens `before`."""
+        return StreamDecoder(self, before)
+
+    def piece(self, token: int) -> str:
+        """What a token reads as within a text; at the beginning of one some tokenizers leave out a blank."""
+        return self.decode([*self._anchor, token])[len(self.decode(self._anchor)) :]
+
+    @functools.cached_property
+    def _anchor(self) -> list[int]:
+        return self.encode("a")
+
+    @functools.cached_property
+    def opening(self) -> list[int]:
+        """The special tokens that the tokenizer puts before a text."""
+        framed = self.encode_framed([""])[0]
+        return framed[:-1] if framed[-1:] == [self.eos_id] else framed
 
     @functools.cached_property
     def splits_at_words(self) -> bool:
@@ -202,13 +216,17 @@ class StreamDecoder:
 
     A character whose bytes are spread over tokens is held back until it is
     whole: what `push` and `flush` return joins to `decode` of all ids.
+
+    Args:
+        before: the last tokens of what the text goes on from. A decoder of sentencepiece
+            drops the blank that begins a text, and that is not where this one begins.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
-        self._ids: list[int] = []  # tokens already returned, for context, then pending ones
-        self._context = 0  # how many are context
-        self._sent = 0  # characters of their text that were returned
+        self._ids = list(before)  # tokens already returned, for context, then pending ones
+        self._context = len(self._ids)  # how many are context
+        self._sent = len(tokenizer.decode(self._ids))  # characters of their text that were returned
 
     def push(self, token: int) -> str:
         """The text that `token` completes; empty while a character is unfinished."""

@@ -277,3 +277,35 @@ def test_missing_and_odd_files_are_refused(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(module, "MAX_TOKENIZER", 100)
     with pytest.raises(InputError, match="which no tokenizer is"):
         Tokenizer.load(tmp_path)
+
+
+@pytest.fixture
+def pieces() -> Tokenizer:
+    """As sentencepiece's are: a blank belongs to the word behind it, and none begins a text."""
+    vocab = {token: place for place, token in enumerate(["<s>", "</s>", "<unk>", "\u2581", *"acehst"])}
+    merges = [("h", "e"), ("t", "he"), ("\u2581", "the"), ("a", "t"), ("c", "at"), ("\u2581", "cat"), ("s", "at")]
+    merges += [("\u2581", "sat")]
+    vocab |= {"".join(pair): len(vocab) + place for place, pair in enumerate(merges)}
+    model = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, merges, unk_token="<unk>"))
+    model.pre_tokenizer, model.decoder = tokenizers.pre_tokenizers.Metaspace(), tokenizers.decoders.Metaspace()
+    model.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    model.add_special_tokens(["<s>", "</s>"])
+    return Tokenizer(model)
+
+
+def test_a_text_that_goes_on_keeps_its_blank(pieces: Tokenizer) -> None:
+    prompt, (sat,) = pieces.encode("the cat"), pieces.encode("sat")
+    assert pieces.decode([sat]) == "sat"  # at the beginning of a text
+    assert pieces.stream_decoder(prompt).push(sat) == " sat"
+    assert pieces.stream_decoder(prompt[-1:]).push(sat) == " sat"
+    assert pieces.stream_decoder().push(sat) == "sat"
+    assert pieces.piece(sat) == " sat"
+    decoder = pieces.stream_decoder(prompt)
+    assert "".join([*map(decoder.push, [sat, *prompt]), decoder.flush()]) == " sat the cat"
+
+
+def test_the_opening_of_a_text(pieces: Tokenizer, bpe: Tokenizer) -> None:
+    assert pieces.opening == [0]
+    assert bpe.opening == []

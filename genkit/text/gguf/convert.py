@@ -71,14 +71,19 @@ def write_gguf(folder: Path, path: Path, precision: str) -> None:
         InputError: as `gguf_view`; Unsupported also for a tokenizer that llama.cpp would read differently.
         OSError: `path` cannot be written.
     """
-    _write(folder, path, precision, tokenizer_vocabulary(*_tokenizer(folder)))
+    from genkit.text.tokenizer import Tokenizer
+
+    tokenizer, config = Tokenizer.load(folder), GPTConfig.from_hf(read_json(folder / CONFIG))
+    begins = bool(tokenizer.opening) and tokenizer.opening == [config.bos_id]
+    _write(folder, path, precision, tokenizer_vocabulary(*_tokenizer(folder)), begins=begins)
 
 
 def _tokenizer(folder: Path) -> tuple[dict[str, Any], GPTConfig]:
     return read_json(folder / TOKENIZER, limit=MAX_TOKENIZER), GPTConfig.from_hf(read_json(folder / CONFIG))
 
 
-def _write(folder: Path, path: Path, precision: str, vocabulary: Vocabulary) -> None:
+def _write(folder: Path, path: Path, precision: str, vocabulary: Vocabulary, *, begins: bool = False) -> None:
+    """`begins`: a text is read behind a beginning-of-text token."""
     import gguf
 
     config = GPTConfig.from_hf(read_json(folder / CONFIG))
@@ -98,7 +103,7 @@ def _write(folder: Path, path: Path, precision: str, vocabulary: Vocabulary) -> 
     writer.add_tokenizer_pre(vocabulary.pre)
     writer.add_bos_token_id(config.eos_id if config.bos_id is None else config.bos_id)
     writer.add_eos_token_id(config.eos_id)
-    writer.add_add_bos_token(False)
+    writer.add_add_bos_token(begins)
     writer.add_token_list(vocabulary.texts)
     writer.add_token_types(vocabulary.types)
     writer.add_token_merges(vocabulary.merges or ["\u0100 \u0100"])  # an empty list is not written
