@@ -67,7 +67,8 @@ genkit text -m run --chat --system "Answer in one word." "What is the capital of
     "--echo/--no-echo",
     section="Output",
     default=None,
-    help="Begin each sample with the prompt (text format). Default: unless a constraint or --chat is given.",
+    help="Begin each sample with the prompt (text format). Default: unless a constraint or --chat is "
+    "given, or the model reads one text and writes another.",
 )
 @option(
     "--stream/--no-stream", section="Output", default=None, help="Write each token at once. Default: on a terminal."
@@ -162,7 +163,8 @@ def text(
             if config.constraint is not None:
                 events = _told_if_cut(events, config.constraint, terminal)
             if form == "text":
-                echo = config.constraint is None and not chat if echo is None else echo
+                goes_on = pipeline.continues and config.constraint is None and not chat
+                echo = goes_on if echo is None else echo
                 pieces = as_text(events, start if echo else "")
             else:
                 facts = {

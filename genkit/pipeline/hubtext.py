@@ -41,6 +41,7 @@ class HubPipeline(TextPipeline):
             raise UsageError("--engine llamacpp does not run this architecture", "use --engine torch")
         self._bits = _BITS.get(precision)
         self._seq2seq = library.family(path) == "seq2seq"
+        self.continues = not self._seq2seq
         super().__init__(path, device=device, precision="auto" if self._bits else precision, engine=engine, note=note)
 
     def _open(self) -> None:

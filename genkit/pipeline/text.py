@@ -57,6 +57,7 @@ class TextPipeline(Pipeline):
     """
 
     task: Task = "text"
+    continues = True  # the text goes on with the prompt
 
     def _open(self) -> None:
         from genkit.text.tokenizer import Tokenizer

@@ -131,6 +131,25 @@ def test_refusals(kind: str, command: list[str], code: int, said: str, genkit: R
     assert said in done.err
 
 
+def test_a_missing_tokenizer_is_refused(genkit: Run, hub_checkpoint: Make, tmp_path: Path) -> None:
+    shutil.copytree(hub_checkpoint("gpt_neox"), tmp_path / "mute", ignore=shutil.ignore_patterns("tokenizer.json"))
+    done = genkit("text", "-m", "mute", "x")
+    assert (done.code, done.text) == (3, "")
+    assert "mute has no tokenizer" in done.err
+
+
+def test_a_text_that_goes_on_begins_with_its_prompt_and_a_translation_does_not(
+    genkit: Run, hub_checkpoint: Make
+) -> None:
+    flags = ["--temperature", "0", "--max-new-tokens", "3", "-q"]
+    for kind, begins in (("gpt_neox", True), ("t5", False)):
+        done = genkit("text", "-m", str(hub_checkpoint(kind)), "The cat", *flags)
+        assert done.code == 0, done.err
+        assert done.out.startswith(b"The cat") == begins
+    done = genkit("text", "-m", str(hub_checkpoint("t5")), "The cat", "--echo", *flags)
+    assert done.out.startswith(b"The cat")
+
+
 def test_pickles_are_refused(genkit: Run, hub_checkpoint: Make, tmp_path: Path) -> None:
     shutil.copytree(hub_checkpoint("gpt_neox"), tmp_path / "old")
     (tmp_path / "old" / "model.safetensors").rename(tmp_path / "old" / "pytorch_model.bin")

@@ -19,6 +19,7 @@ REMEDY = "pip install 'genkit-cli[hub]'"
 KEPT: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}  # of every `from_pretrained`
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _AUTO = {"causal": "AutoModelForCausalLM", "seq2seq": "AutoModelForSeq2SeqLM", "masked": "AutoModelForMaskedLM"}
+_VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "*.spm", "tekken.json")
 _RELATIVE = 4096  # tokens; the limit of models whose positions are relative, and reach as far as memory
 
 Bits = Literal[8, 4]
@@ -98,6 +99,9 @@ def load_tokenizer(folder: Path) -> Any:
     Raises:
         InputError: there is none that the installed packages read.
     """
+    # of some architectures transformers would make an empty one
+    if not any(found for pattern in _VOCABULARIES for found in folder.glob(pattern)):
+        raise InputError(f"{folder} has no tokenizer", "put the files of the one that it was trained with beside it")
     with quiet_transformers():
         from transformers import AutoTokenizer
 
