@@ -30,7 +30,7 @@ def quiet_transformers() -> Iterator[None]:
     """Keep what `transformers` logs, warns of and counts in bars off the terminal.
 
     Raises:
-        InputError: it is not installed.
+        ResourceError: it is not installed.
     """
     with ExitStack() as undo:
         undo.enter_context(warnings.catch_warnings())
@@ -40,7 +40,7 @@ def quiet_transformers() -> Iterator[None]:
         try:
             import transformers.utils.logging
         except ImportError as error:
-            raise InputError("such a model needs the transformers package", REMEDY) from error
+            raise ResourceError("a model of this architecture needs the transformers package", REMEDY) from error
         told: Any = transformers.utils.logging
         undo.callback(told.set_verbosity, told.get_verbosity())
         told.set_verbosity_error()
