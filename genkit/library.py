@@ -100,6 +100,8 @@ def find_any(name: str) -> Path:
     shelf = bundled()
     if name in shelf and not (path / CONFIG).is_file():  # a folder of drawn kittens hides no model
         return shelf[name]
+    if not os.path.exists(name):  # unlike Path.exists, also of what is too long to be a path
+        raise InputError(f"no model {name!r:.80}", suggest(name, shelf) or "name a model or run directory")
     if path.is_file():
         if path.suffix == GGUF:
             return path
@@ -110,8 +112,6 @@ def find_any(name: str) -> Path:
         if path.name != WEIGHTS:
             raise InputError(f"{name}: a model's weights are called {WEIGHTS}", "name the model directory")
         path = path.parent
-    if not path.exists():
-        raise InputError(f"no model {name!r}", suggest(name, shelf) or "name a model or run directory")
     if not (path / CONFIG).is_file() and not is_adapter(path):
         began = (path / RUN_MARK).is_file()
         raise InputError(

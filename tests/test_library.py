@@ -62,6 +62,9 @@ def test_a_folder_without_a_model_hides_no_bundled_name(monkeypatch: pytest.Monk
         ("https://example.org/model", "not named by a URL"),
         ("hf:../../etc", "not a hub name"),
         ("nowhere/at/all", "no model"),
+        ("", "no model ''"),
+        ("a\0b", "no model"),
+        ("a whole text " * 300, "no model 'a whole text a whole"),
     ],
 )
 def test_what_is_no_model_is_refused(name: str, said: str) -> None:
