@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genkit.cli.terminal import Terminal, printable, write, write_json
+from genkit.cli.terminal import Terminal, write, write_json
 from genkit.errors import UsageError
 from genkit.runtime.device import resolve
 from genkit.text.explainconfig import ExplainConfig
@@ -212,4 +212,4 @@ def _list(subject: Subject, found: tuple[Candidate, ...]) -> str:
 
 
 def _quoted(text: str) -> str:
-    return printable(json.dumps(text, ensure_ascii=False))
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in json.dumps(text, ensure_ascii=False))

@@ -45,7 +45,8 @@ def style(shade: float) -> str:
 
 def heat(cells: Iterable[Cell], legend: Sequence[Cell] = ()) -> str:
     """Cells as lines for a terminal, with a row of bars below each where there are some."""
-    width = os.get_terminal_size(sys.stdout.fileno()).columns if is_terminal(sys.stdout) else 80
+    width = os.get_terminal_size(sys.stdout.fileno()).columns if is_terminal(sys.stdout) else 0
+    width = width or 80  # a terminal that does not know its width says 0
     depth: Literal["truecolor", "256"] = "truecolor" if os.environ.get("COLORTERM") in _DEEP else "256"
     console = Console(file=sys.stdout, force_terminal=True, highlight=False, width=width, color_system=depth)
     with console.capture() as captured:

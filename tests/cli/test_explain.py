@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -12,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+
+from genkit.cli import heat
 
 Run = Callable[..., Any]
 TEXT = "The cat sat"
@@ -38,6 +41,18 @@ def test_a_heat_line_in_colour(genkit: Run, tiny_text: Path) -> None:
     assert set(plain[1]) <= set("▁▂▃▄▅▆▇█")
     assert plain[2].startswith("surprise in bits: 0 ")
     assert "\x1b[" in done.text
+
+
+def test_a_terminal_that_tells_no_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heat, "is_terminal", lambda stream: True)
+    monkeypatch.setattr(heat.os, "get_terminal_size", lambda fd: os.terminal_size((0, 0)))
+    assert heat.heat([heat.Cell("The", 0.0, "▁"), heat.Cell(" cat", 1.0, "▂")]).splitlines()[0].startswith("The")
+
+
+def test_nothing_in_a_table_turns_the_writing_round(genkit: Run, tiny_text: Path) -> None:
+    said = genkit("explain", str(tiny_text), "The cat\u202e sat\x9b").text
+    assert not {"\u202e", "\x9b"} & set(said)
+    assert "\\u202e" in said
 
 
 def test_json(genkit: Run, tiny_text: Path) -> None:
@@ -100,10 +115,11 @@ class Page(HTMLParser):
 def test_pages_need_nothing_and_run_nothing(genkit: Run, tiny_text: Path, tmp_path: Path, flag: str) -> None:
     if flag == "--attribution":
         pytest.importorskip("captum")
-    hostile = "</span><script>alert(1)</script>\"'"
+    hostile = "</span><script>alert(1)</script>\"'\u202e\x1b"
     done = genkit("explain", str(tiny_text), hostile, flag, "page.html")
     assert done.code == 0, done.err
     page = Page((tmp_path / "page.html").read_text())
+    assert not {"\u202e", "\x1b"} & set((tmp_path / "page.html").read_text())
     assert not page.tags & {"script", "link", "iframe", "object"}
     assert all(value.startswith("data:image/png;base64,") for value in page.asked)
     assert "http" not in "".join(page.asked)
