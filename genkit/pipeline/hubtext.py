@@ -48,7 +48,7 @@ class HubPipeline(TextPipeline):
         from genkit.runtime.manager import Runtime, memory_guard
         from genkit.text.engines.hub import HubTextEngine
         from genkit.text.hubtokenizer import load_hub_tokenizer
-        from genkit.text.models.hub import context_of, load_hub, load_tokenizer, quantize
+        from genkit.text.models.hub import context_of, load_hub, quantize
 
         runtime = Runtime(self.placement)
         if self._bits:
@@ -63,7 +63,7 @@ class HubPipeline(TextPipeline):
             model.to(runtime.device)
             if self._bits:
                 quantize(model, 8 if self._bits == 8 else 4)
-        self._context = context_of(model, load_tokenizer(self.path))
+        self._context = context_of(model, tokenizer)
         size = int(model.get_output_embeddings().weight.shape[0])
         engine = HubTextEngine(model, runtime, self._context, lambda: tokenizer.pieces(size))
         self._undo.callback(engine.close)

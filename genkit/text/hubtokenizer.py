@@ -20,7 +20,13 @@ _SPACE = "\u2581"  # how sentencepiece writes a blank
 
 
 class HubTokenizer(Tokenizer):
-    """A tokenizer of `transformers` that the `tokenizers` library runs."""
+    """A tokenizer of `transformers` that the `tokenizers` library runs.
+
+    Attributes:
+        model_max_length: tokens that its model sees, as `transformers` has it.
+    """
+
+    model_max_length: int
 
     def prompt(self, text: str, *, specials: bool) -> list[int]:
         """Token ids of a text with the special tokens that the tokenizer puts around one.
@@ -103,10 +109,18 @@ def load_hub_tokenizer(folder: Path) -> HubTokenizer:
         InputError: there is none, or no token ends a text.
     """
     hub = load_tokenizer(folder)
-    if not hub.is_fast:
-        if hub.eos_token_id is None:
-            raise InputError(f"{folder}: the tokenizer names no end-of-text token", "name one as its eos_token")
-        return PlainTokenizer(hub)
+    tokenizer = _fast(hub, folder) if hub.is_fast else _plain(hub, folder)
+    tokenizer.model_max_length = hub.model_max_length
+    return tokenizer
+
+
+def _plain(hub: Any, folder: Path) -> HubTokenizer:
+    if hub.eos_token_id is None:
+        raise InputError(f"{folder}: the tokenizer names no end-of-text token", "name one as its eos_token")
+    return PlainTokenizer(hub)
+
+
+def _fast(hub: Any, folder: Path) -> HubTokenizer:
     eos = hub.eos_token or _named_by_model(hub, folder)
     try:
         tokenizer = HubTokenizer(hub.backend_tokenizer, eos, hub.bos_token)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from genkit.text.hubtokenizer import HubTokenizer, load_hub_tokenizer
 from genkit.text.losses import IGNORE
-from genkit.text.models.hub import context_of, load_hub, load_tokenizer
+from genkit.text.models.hub import context_of, load_hub
 
 
 class HubScorer(nn.Module):
@@ -35,4 +35,4 @@ def load_scorer(folder: Path) -> tuple[HubScorer, HubTokenizer]:
     """A causal model on the CPU in fp32, and its tokenizer; errors as `load_hub` and `load_hub_tokenizer`."""
     tokenizer = load_hub_tokenizer(folder)
     model = load_hub(folder, "causal")
-    return HubScorer(model, context_of(model, load_tokenizer(folder))), tokenizer
+    return HubScorer(model, context_of(model, tokenizer)), tokenizer
