@@ -168,7 +168,7 @@ def _table(subject: Subject, seen: Look, target: Target | None, found: Attributi
 
 def _heat(subject: Subject, seen: Look, target: Target | None, found: Attribution | None) -> str:
     """The text in colours."""
-    from genkit.cli.heat import BARS, Cell, heat
+    from genkit.cli.ui import BARS, Cell, heat
     from genkit.text.explain.surprise import Reading
 
     tokens = seen.tokens

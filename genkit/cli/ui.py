@@ -1,4 +1,4 @@
-"""Everything that Rich draws: progress of training, tables, previews. Imported when needed."""
+"""Everything that Rich draws: progress of training, tables, previews, heat lines. Imported when needed."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO
 
 from rich import box
+from rich.cells import cell_len
 from rich.color import Color
 from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn
@@ -22,7 +24,7 @@ from rich.text import Text
 
 from genkit.cli import graphics, plot
 from genkit.cli.imagefiles import PREVIEWED
-from genkit.cli.terminal import Terminal, is_terminal, printable, say
+from genkit.cli.terminal import Terminal, is_terminal, one_line, printable, say
 from genkit.training.curves import curves_of, read_metrics
 from genkit.training.log import Loggers, MetricLogger, Progress, short
 
@@ -36,6 +38,10 @@ _SHARE = 5  # columns of `100%` and the gap behind it
 _SHORT = {"tokens": "tok", "images": "img"}
 _TELLING = {"loss": 8, "d_loss": 8, "g_loss": 8, "val_loss": 7, "val_bpb": 5}
 _CURVES = ("blue", "dark_orange")
+_DEEP = ("truecolor", "24bit")  # what COLORTERM says of a terminal with all colours
+_PLAIN = 0.1  # less than this has no colour on a heat line
+_MARKS = {"\n": "⏎", "\t": "→", "\ufffd": "�"}
+BARS = "▁▂▃▄▅▆▇█"
 
 
 def training_logger(terminal: Terminal, *, preview: bool = False) -> MetricLogger:
@@ -268,3 +274,80 @@ def half_blocks(pixels: NDArray[np.uint8]) -> Iterator[Segment]:
         for top, bottom in zip(upper, lower, strict=True):
             yield Segment("▀", Style.from_color(Color.from_rgb(*top), Color.from_rgb(*bottom)))
         yield Segment.line()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A token on a heat line.
+
+    Attributes:
+        text: what it reads as.
+        shade: from -1, blue, over 0, no colour, to 1, red.
+        bar: a character of BARS to stand below it, or "".
+    """
+
+    text: str
+    shade: float
+    bar: str = ""
+
+
+def _style(shade: float) -> str:
+    """How Rich writes a token of a shade."""
+    from genkit.text.explain.colors import ink, signed, web
+
+    if abs(shade) < _PLAIN:
+        return ""
+    paper = signed(shade)
+    return f"{web(ink(paper))} on {web(paper)}"
+
+
+def heat(cells: Iterable[Cell], legend: Sequence[Cell] = ()) -> str:
+    """Cells as lines for a terminal, with a row of bars below each where there are some."""
+    width = os.get_terminal_size(sys.stdout.fileno()).columns if is_terminal(sys.stdout) else 0
+    width = width or 80  # a terminal that does not know its width says 0
+    depth: Literal["truecolor", "256"] = "truecolor" if os.environ.get("COLORTERM") in _DEEP else "256"
+    console = Console(file=sys.stdout, force_terminal=True, highlight=False, width=width, color_system=depth)
+    with console.capture() as captured:
+        for row in _rows(cells, width):
+            console.print(Text.assemble(*((_shown(cell.text), _style(cell.shade)) for cell in row)), soft_wrap=True)
+            if any(cell.bar for cell in row):
+                below = "".join((cell.bar or " ") * cell_len(_shown(cell.text)) for cell in row)
+                console.print(Text(below, "cyan"), soft_wrap=True)
+        if legend:
+            console.print(Text.assemble(*((cell.text, _style(cell.shade)) for cell in legend)), soft_wrap=True)
+    return captured.get()
+
+
+def _rows(cells: Iterable[Cell], width: int) -> Iterator[list[Cell]]:
+    """Lines of whole words, as far as they fit."""
+    row: list[Cell] = []
+    used = 0
+    for word in _words(cells):
+        length = sum(cell_len(_shown(cell.text)) for cell in word)
+        if row and used + length > width:
+            yield row
+            row, used = [], 0
+        row += word
+        used += length
+        if "\n" in word[-1].text:
+            yield row
+            row, used = [], 0
+    if row:
+        yield row
+
+
+def _words(cells: Iterable[Cell]) -> Iterator[list[Cell]]:
+    """Cells up to the next that begins with a space, or behind a line break."""
+    word: list[Cell] = []
+    for cell in cells:
+        if word and (cell.text[:1].isspace() or "\n" in word[-1].text):
+            yield word
+            word = []
+        word.append(cell)
+    if word:
+        yield word
+
+
+def _shown(text: str) -> str:
+    """A token on one line, its blanks visible where they are not plain spaces."""
+    return "".join(c if c == " " else _MARKS.get(c) or one_line(c) or "·" for c in text)

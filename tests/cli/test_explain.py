@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from genkit.cli import heat
+from genkit.cli import ui
 
 Run = Callable[..., Any]
 TEXT = "The cat sat"
@@ -44,9 +44,9 @@ def test_a_heat_line_in_colour(genkit: Run, tiny_text: Path) -> None:
 
 
 def test_a_terminal_that_tells_no_width(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heat, "is_terminal", lambda stream: True)
-    monkeypatch.setattr(heat.os, "get_terminal_size", lambda fd: os.terminal_size((0, 0)))
-    assert heat.heat([heat.Cell("The", 0.0, "▁"), heat.Cell(" cat", 1.0, "▂")]).splitlines()[0].startswith("The")
+    monkeypatch.setattr(ui, "is_terminal", lambda stream: True)
+    monkeypatch.setattr(ui.os, "get_terminal_size", lambda fd: os.terminal_size((0, 0)))
+    assert ui.heat([ui.Cell("The", 0.0, "▁"), ui.Cell(" cat", 1.0, "▂")]).splitlines()[0].startswith("The")
 
 
 def test_nothing_in_a_table_turns_the_writing_round(genkit: Run, tiny_text: Path) -> None:
