@@ -71,10 +71,10 @@ class NanoGPT:
         """Standard output of one of its scripts."""
         return run([sys.executable, script, *flags], cwd=self.folder, **cores())
 
-    def train(self, iterations: int) -> str:
-        """Train anew with the README's CPU flags; what it prints."""
+    def train(self, iterations: int, *, compile: bool = False) -> str:
+        """Train anew with the README's CPU flags, or compiled, which they are not; what it prints."""
         evaluations = {"eval_interval": min(250, iterations), "eval_iters": 20}
-        return self._train({"max_iters": iterations, "lr_decay_iters": iterations} | evaluations)
+        return self._train({"max_iters": iterations, "lr_decay_iters": iterations, "compile": compile} | evaluations)
 
     def loss(self) -> float:
         """Nats a character of the model that `train` left, by its own estimate."""
@@ -189,12 +189,17 @@ def rate_rows(texts: Texts, peer: NanoGPT, folder: Path, rounds: int) -> list[Re
 
         return measure
 
-    contenders = {"train-text": ours(), "train-text, fp32": ours("--precision", "fp32")}
-    rates = in_turn(contenders | {"nanoGPT": lambda: nanogpt_rate(peer.train(RATE_STEPS))}, rounds)
+    def theirs(*, compile: bool) -> Callable[[], float]:
+        return lambda: nanogpt_rate(peer.train(RATE_STEPS, compile=compile))
+
+    pairs = {"train-text": "nanoGPT", "train-text, fp32": "nanoGPT", "train-text, compiled": "nanoGPT, compiled"}
+    own = (ours("--no-compile"), ours("--no-compile", "--precision", "fp32"), ours("--compile"))
+    peers = {"nanoGPT": theirs(compile=False), "nanoGPT, compiled": theirs(compile=True)}
+    rates = in_turn(dict(zip(pairs, own, strict=True)) | peers, rounds)
     return [
         Row(f"{name}, {SHAPE['n_layer']} x {SHAPE['n_embd']}, batch {SHAPE['batch_size']} x {SHAPE['block_size']}",
-            "nanoGPT", rates[name], rates["nanoGPT"], "tok/s", reach)
-        for name, reach in zip(contenders, (">= 1.5", None), strict=True)
+            other, rates[name], rates[other], "tok/s", reach)
+        for (name, other), reach in zip(pairs.items(), (">= 1.5", None, None), strict=True)
     ]  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from genkit.image.engines.torch import to_images
 from genkit.image.game import Game
 from genkit.image.noise import HELD_OUT, LABEL, batch_latents, philox
 from genkit.image.store import ImageStore
-from genkit.runtime.manager import Runtime, derive_seed, is_out_of_memory
+from genkit.runtime.manager import Runtime, is_out_of_memory
 from genkit.training.ahead import Batch
 
 _STEER_INTERVAL = 4  # steps
@@ -45,7 +45,7 @@ def play(game: Game, batch: Batch, runtime: Runtime, step: int) -> tuple[dict[st
     batch = tuple(tensor.chunk(runtime.world_size)[runtime.rank] for tensor in batch)
     while True:
         # what is drawn on the way, as for augmentation, depends on the step and on nothing before it
-        torch.manual_seed(derive_seed(runtime.seed, f"step {step}"))
+        runtime.reseed(f"step {step}")
         try:
             pixels, z, *both = (tensor.to(runtime.device, non_blocking=True) for tensor in batch)
             labels, z_labels = both or (None, None)

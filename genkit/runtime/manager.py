@@ -93,6 +93,17 @@ class Runtime:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
 
+    def reseed(self, name: str) -> None:
+        """Seed torch's generators of the CPU and of the device by the run's seed and `name` alone.
+
+        `torch.manual_seed` also remembers, at every call, a traceback for each kind of
+        device that the process has not used yet.
+        """
+        seed = derive_seed(self.seed, name)
+        torch.default_generator.manual_seed(seed)
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).manual_seed(seed)
+
     def compile(self, function: _T, enabled: bool) -> _T:
         """Compile a function, or a module in place; where the machine cannot, warn and leave it."""
         if not enabled:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from genkit.runtime.manager import Runtime, derive_seed, is_out_of_memory
+from genkit.runtime.manager import Runtime, is_out_of_memory
 from genkit.text.config import TextTrainConfig
 from genkit.text.data import Corpus
 from genkit.text.losses import IGNORE
@@ -56,7 +56,7 @@ def train_step(
     counted = max(1, int((y != IGNORE).sum()))
     x, y = (rows.chunk(runtime.world_size)[runtime.rank] for rows in (x, y))
     while True:
-        torch.manual_seed(derive_seed(runtime.seed, f"step {step} rank {runtime.rank}"))
+        runtime.reseed(f"step {step} rank {runtime.rank}")
         try:
             loss = backward(compute_loss, x.chunk(parts), y.chunk(parts), counted, runtime)
             break

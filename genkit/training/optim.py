@@ -92,9 +92,14 @@ def clip_gradients(
     if scaler is not None:
         for optimizer in optimizers.values():
             scaler.unscale_(optimizer)
-    if largest > 0:
-        return whole(nn.utils.clip_grad_norm_(parameters, largest))
-    return whole(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+    parameters = list(parameters)
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    total = whole(norm)
+    # on a CPU, where looking costs nothing, gradients that are small enough are not multiplied by 1
+    small = total.device.type == "cpu" and bool(total + 1e-6 <= largest)
+    if largest > 0 and not small:
+        nn.utils.clip_grads_with_norm_(parameters, largest, norm)
+    return total
 
 
 def step_optimizers(optimizers: Mapping[str, Optimizer], *, scaler: torch.amp.GradScaler | None) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 from genkit.errors import GenkitError, InputError, ResourceError, UsageError
 from genkit.text.engines import TokenEvent, TokenRequest
 from genkit.text.engines.llamaserver import (
+    end_idle_threads,
     grammar_problem,
     is_small,
     layout,
@@ -97,6 +98,7 @@ class LlamaCppEngine:
         chunks: queue.SimpleQueue[tuple[_Row, bytes | None]] = queue.SimpleQueue()
         pending = enumerate(requests)
         rows: set[_Row] = set()
+        end_idle_threads()
         try:
             while True:
                 while len(rows) < self.parallel and (entry := next(pending, None)):

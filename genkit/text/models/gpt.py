@@ -57,6 +57,12 @@ def _attend_matmul(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.bmm(scores.softmax(-1), v).view(B, H, T, hd)
 
 
+def to_compute(x: Tensor) -> Tensor:
+    """x as autocast would hand it to a matrix product: once, where several take it."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
 class RMSNorm(nn.RMSNorm):
     """Root mean square norm (Zhang and Sennrich 2019); under autocast the gain follows the input's dtype."""
 
@@ -155,8 +161,8 @@ class Block(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, *context: object) -> Tensor:
-        x = x + self.drop(self.attn(self.norm1(x), *context))
-        x = x + self.drop(self.mlp(self.norm2(x)))
+        x = x + self.drop(self.attn(to_compute(self.norm1(x)), *context))
+        x = x + self.drop(self.mlp(to_compute(self.norm2(x))))
         return x
 
 

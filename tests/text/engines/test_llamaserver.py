@@ -66,6 +66,37 @@ def test_it_runs_without_a_network(tiny_text: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads by /proc")
+def test_torchs_idle_threads_go_before_llama_cpp_counts_them() -> None:
+    code = """
+import ctypes, os, time, torch
+from genkit.text.engines.llamaserver import end_idle_threads
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+def compute():
+    return (torch.ones(600, 600) @ torch.ones(600, 600)).sum().item()
+
+ctypes.CDLL("libgomp.so.1")  # the runtime that both use; where torch has another, there is nothing to end
+torch.set_num_threads(4)
+alone = threads()
+compute()
+assert threads() == alone + 3, (alone, threads())
+end_idle_threads()
+deadline = time.monotonic() + 60
+while threads() > alone and time.monotonic() < deadline:
+    time.sleep(0.01)
+assert threads() == alone, (alone, threads())
+assert compute() == 600.0**3  # with new ones
+"""
+    env = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    if "libgomp.so.1: cannot open" in done.stderr:
+        pytest.skip("torch has another OpenMP here")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize(
     ("penalty", "bias", "flags"),
     [
