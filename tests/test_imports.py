@@ -31,6 +31,7 @@ LAYERS = {
     "genkit.runtime.manager": 1,
     "genkit.runtime.parallel": 1,
     "genkit.runtime.ranks": 1,
+    "genkit.runtime.seeds": 0,
     "genkit.training": 1,
     "genkit.text": 2,
     "genkit.text.config": 0,

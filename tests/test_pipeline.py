@@ -19,6 +19,7 @@ import genkit
 from genkit import library
 from genkit.errors import InputError, UsageError
 from genkit.pipeline import ImagePipeline, TextJob, TextPipeline, load
+from genkit.runtime.seeds import derive_seed
 from genkit.text.config import GenerationConfig, GPTConfig
 from genkit.text.engines import TokenEvent, TokenRequest, llamaserver
 from genkit.text.engines.llamacpp import LlamaCppEngine
@@ -73,7 +74,7 @@ def scripted(tiny_text: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
 
 def typed(scripted: Any, text: str, *stop: str) -> tuple[str, str | None, int]:
     pipeline, engine = scripted(text)
-    events = list(pipeline.stream("The", GenerationConfig(stop=stop)))
+    events = list(pipeline.stream("The", GenerationConfig(stop=stop, max_new_tokens=len(engine.ids))))
     return "".join(e.text for e in events), events[-1].finish, engine.typed
 
 
@@ -85,7 +86,7 @@ def test_a_stop_string_ends_the_text_before_itself_and_the_engine_at_once(script
 
 def test_text_that_may_begin_a_stop_string_is_held_back_only_so_long(scripted: Any) -> None:
     pipeline, _ = scripted("a cat sat")
-    pieces = [e.text for e in pipeline.stream("The", GenerationConfig(stop=("cab",)))]
+    pieces = [e.text for e in pipeline.stream("The", GenerationConfig(stop=("cab",), max_new_tokens=9))]
     assert pieces == ["a", " ", "", "", "cat", " ", "s", "a", "t"]
 
 
@@ -104,7 +105,90 @@ def test_sample_i_is_the_one_of_seed_plus_i(pipeline: TextPipeline) -> None:
 def test_a_prompt_that_fills_the_context_is_refused_with_its_size(pipeline: TextPipeline) -> None:
     with pytest.raises(InputError, match=r"has 64 tokens and the model's context 64 \(shorten it to 63"):
         pipeline.complete("a" * 64)
-    assert len(pipeline.complete("a" * 63, GenerationConfig(max_new_tokens=50))[0]) <= 1
+    *_, last = pipeline.stream("a" * 63, GenerationConfig(max_new_tokens=1))
+    assert last.tokens == 1
+
+
+def drawn(pipeline: TextPipeline, prompt: str, config: GenerationConfig, seed: int = 0) -> list[int | None]:
+    return [event.token for event in pipeline.stream(prompt, config, seed=seed)]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_where_the_context_is_full_the_text_goes_on_from_its_last_half(
+    pipeline: TextPipeline, temperature: float
+) -> None:
+    config = GenerationConfig(max_new_tokens=100, temperature=temperature, repetition_penalty=1.2)
+    prompt = tokenizer(pipeline).encode("The cat")
+    for seed in range(300):
+        found = drawn(pipeline, "The cat", config, seed)
+        if len(found) == 100:
+            break
+    else:
+        pytest.fail("every text ended by itself")
+    engine, ids = pipeline._engine(pipeline.placement.engine, 1), list(prompt)
+    for turn, kept in enumerate((len(prompt), 32, 32)):
+        own = seed if turn == 0 else derive_seed(seed, f"turn {turn}")
+        most = len(prompt) + 100 - len(ids)
+        request = TokenRequest(ids[-kept:], config.replace(max_new_tokens=most), own)
+        ids += [event.token for event in engine.generate([request])]
+    assert found == ids[len(prompt) :]
+
+
+def test_long_texts_leave_one_another_alone(pipeline: TextPipeline) -> None:
+    config = GenerationConfig(n=5, max_new_tokens=150, temperature=1.0)
+    together = pipeline.complete("The cat", config, seed=5)
+    assert together == [pipeline.complete("The cat", config.replace(n=1), seed=5 + i)[0] for i in range(5)]
+    *_, last = pipeline.stream("The cat", config.replace(n=1, temperature=0), seed=5)
+    assert last.tokens > 64
+
+
+def test_foreign_models_write_long_texts_too(hub_checkpoint: Callable[[str], Path]) -> None:
+    config = GenerationConfig(max_new_tokens=150, temperature=0, repetition_penalty=1.2)
+    with load(hub_checkpoint("gpt_neox"), device="cpu") as loaded:
+        assert isinstance(loaded, TextPipeline)
+        assert loaded.context == 64
+        *_, last = loaded.stream("The cat", config)
+    assert last.tokens > 64
+
+
+@pytest.mark.parametrize(
+    "rule", [{"regex": "[a-z ]*"}, {"num_beams": 2}, {"grammar": "root ::= [a-z ]*"}]
+)
+def test_what_cannot_be_cut_ends_with_the_context(tiny_text: Path, rule: dict[str, Any]) -> None:
+    with load(tiny_text, device="cpu") as loaded:
+        *_, last = loaded.stream("The cat", GenerationConfig(max_new_tokens=150, temperature=0, **rule))
+    assert last.finish in ("length", "eos")
+    assert last.tokens < 64
+
+
+def test_a_stop_string_that_the_context_cuts_is_found(tiny_text: Path) -> None:
+    config = GenerationConfig(max_new_tokens=70, temperature=1.0)
+    with load(tiny_text, device="cpu") as loaded:
+        edge = 64 - len(tokenizer(loaded).encode("The cat"))
+        for seed in range(300):
+            events = list(loaded.stream("The cat", config, seed=seed))
+            stop = "".join(event.text for event in events[edge - 1 : edge + 1])
+            if len(events) == 70 and len(stop) > 1 and "".join(e.text for e in events).find(stop) >= edge - 1:
+                break
+        else:
+            pytest.fail("no text will do")
+        stopped = list(loaded.stream("The cat", config.replace(stop=(stop,)), seed=seed))
+    assert stopped[-1].finish == "stop"
+    assert len(stopped) == edge + 1
+    assert "".join(e.text for e in stopped) == "".join(e.text for e in events[: edge - 1])
+
+
+def test_penalties_and_limits_count_what_was_drawn_before(tiny_text: Path) -> None:
+    config = GenerationConfig(
+        max_new_tokens=20, min_new_tokens=20, temperature=0, frequency_penalty=0.9, presence_penalty=0.5
+    )
+    with load(tiny_text, device="cpu", engine="torch") as loaded:
+        prompt, engine = tokenizer(loaded).encode("The cat"), loaded._engine("torch", 1)
+        whole = [event.token for event in engine.generate([TokenRequest(prompt, config, 0)])]
+        request = TokenRequest(prompt + whole[:8], config, 0, drawn=8)
+        assert [event.token for event in engine.generate([request])] == whole[8:]
+        forgot = TokenRequest(prompt + whole[:8], config, 0)
+        assert [event.token for event in engine.generate([forgot])][:12] != whole[8:]
 
 
 def test_the_model_brings_its_own_defaults(pipeline: TextPipeline) -> None:

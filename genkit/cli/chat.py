@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from genkit.cli.terminal import (
     write_json,
 )
 from genkit.errors import GenkitError, InputError, PartialError, TerminateSignal, UsageError
-from genkit.files import decode_utf8, input_errors, open_regular, write_bytes
+from genkit.files import decode_utf8, input_errors, open_regular, output_errors, write_bytes
 from genkit.text.config import GenerationConfig
 
 if TYPE_CHECKING:
@@ -160,6 +161,7 @@ class Kept:
 
     Raises:
         InputError: the file cannot be read.
+        OutputError: its folder is not there.
     """
 
     def __init__(self, path: str | None) -> None:
@@ -170,9 +172,16 @@ class Kept:
             self.move(path)
 
     def move(self, path: str) -> None:
-        """Write to another file from now on. Raise InputError when what it has cannot be read."""
+        """Write to another file from now on.
+
+        Raises:
+            InputError: what it has cannot be read.
+            OutputError: its folder is not there.
+        """
         if path == self.path:
             return
+        with output_errors(path):
+            os.stat(os.path.dirname(os.path.realpath(path)))  # else it showed after the first answer
         before = b""
         if Path(path).exists():
             with input_errors(path), open_regular(path) as file:

@@ -96,6 +96,13 @@ class HubPipeline(TextPipeline):
             ids = ids[:-1]  # a text that goes on has not ended
         return self._checked(ids or [self.tokenizer.bos_id])
 
+    @property
+    def _opening(self) -> list[int]:
+        from genkit.text.hubtokenizer import HubTokenizer
+
+        assert isinstance(self.tokenizer, HubTokenizer)
+        return [token for token in self.tokenizer.prompt("", specials=False) if token != self.tokenizer.eos_id]
+
     def _before(self, request: TokenRequest) -> Sequence[int]:
         return () if self._seq2seq else super()._before(request)
 

@@ -6,7 +6,6 @@ import functools
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,6 +14,7 @@ from genkit import library
 from genkit.errors import GenkitError, InputError, ResourceError, UsageError
 from genkit.files import read_json
 from genkit.pipeline.base import Pipeline, guard
+from genkit.pipeline.rows import Row, Rows
 from genkit.pipeline.textjobs import TextEvent, TextJob
 from genkit.text.config import GenerationConfig, GPTConfig, parse_bias
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from genkit.text.dialogue import ChatPrompt
     from genkit.text.engines import Bias, TextEngine, TokenRequest
     from genkit.text.tokenizer import Tokenizer
-    from genkit.text.writing import Writer
 
 __all__ = ["PARALLEL", "TextEvent", "TextJob", "TextPipeline"]
 
@@ -37,16 +36,7 @@ class _Work(NamedTuple):
     job: int
     engine: str
     requests: list[TokenRequest]
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A continuation on its way."""
-
-    job: int
-    index: int
-    request: TokenRequest
-    writer: Writer
+    slides: bool  # where the context is full
 
 
 class TextPipeline(Pipeline):
@@ -211,7 +201,14 @@ class TextPipeline(Pipeline):
             except GenkitError as error:
                 refused.append(TextEvent(number, 0, "", "error", 0, error=error))
                 continue
-            yield _Work(number, engine, requests)
+            yield _Work(number, engine, requests, self._slides(job))
+
+    def _slides(self, job: TextJob) -> bool:
+        """Whether the text goes on where the context is full: not from half an answer, nor against a rule's state."""
+        config = job.config
+        ruled = config.json_schema is not None or config.regex is not None or config.grammar is not None
+        known = self.tokenizer is not None and self.continues and isinstance(job.prompt, str)
+        return known and config.num_beams == 1 and not ruled
 
     def _requests(self, job: TextJob) -> list[TokenRequest]:
         from genkit.text.engines import TokenRequest
@@ -240,6 +237,11 @@ class TextPipeline(Pipeline):
         if self.tokenizer is None:
             return prompt
         return self._checked([*self.tokenizer.opening, *self.tokenizer.encode(prompt)] or [self.tokenizer.eos_id])
+
+    @property
+    def _opening(self) -> list[int]:
+        """The tokens that stand before any text."""
+        return self.tokenizer.opening if self.tokenizer else []
 
     def _before(self, request: TokenRequest) -> Sequence[int]:
         """The last tokens of what the text goes on from."""
@@ -288,28 +290,20 @@ class TextPipeline(Pipeline):
         from genkit.text.writing import Writer
 
         engine = self._engine(name, parallel)
-        rows: dict[int, _Row] = {}
 
-        def requests() -> Iterator[TokenRequest]:
-            started = 0
+        def new() -> Iterator[Row]:
             for work in works:
                 for index, request in enumerate(work.requests):
                     decoder = self.tokenizer.stream_decoder(self._before(request)) if self.tokenizer else None
-                    rows[started] = _Row(work.job, index, request, Writer(decoder, request.config.stop, request.ends))
-                    yield request
-                    started += 1
+                    writer = Writer(decoder, request.config.stop, request.ends)
+                    yield Row(work.job, index, request, writer, work.slides)
 
+        rows = Rows(new(), self._opening)
         with guard(name, "lower -n or --max-new-tokens, or use --device cpu"):
-            for event in engine.generate(requests()):
+            for event in engine.generate(rows):
                 while refused:
                     yield refused.popleft()
-                row = rows[event.index]
-                text, finish = "", event.done
-                if event.error is None:
-                    text, finish = row.writer.push(event.token, event.done, event.text)
-                if finish is not None:
-                    row.request.finished = True
-                    del rows[event.index]
+                row, text, finish = rows.take(event, engine.context)
                 yield TextEvent(
                     row.job,
                     row.index,

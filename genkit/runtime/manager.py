@@ -7,7 +7,6 @@ reads the same on a CPU and on a GPU, alone and under torchrun.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import random
@@ -25,6 +24,7 @@ from genkit.errors import ResourceError
 from genkit.runtime.device import Placement, cpu_count
 from genkit.runtime.parallel import average_gradients, fits, local_gradients, replicate, shard, share_statistics
 from genkit.runtime.ranks import Ranks
+from genkit.runtime.seeds import derive_seed
 
 _T = TypeVar("_T", bound=Callable[..., Any])
 _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -175,11 +175,6 @@ class Runtime:
         """Wait for the device to finish, before reading a clock."""
         if self.device.type != "cpu":
             torch.get_device_module(self.device).synchronize()
-
-
-def derive_seed(seed: int, name: str) -> int:
-    """A 63-bit seed from SHA-256, so that near seeds and names give unrelated streams."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "little") >> 1
 
 
 @contextlib.contextmanager

@@ -17,7 +17,8 @@ from genkit import library
 from genkit.config import flag_name
 from genkit.errors import InputError, UsageError
 from genkit.files import read_json
-from genkit.runtime.manager import Runtime, derive_seed
+from genkit.runtime.manager import Runtime
+from genkit.runtime.seeds import derive_seed
 from genkit.text.adapters import model_hash
 from genkit.text.config import GPTConfig, TextTrainConfig, parse_freeze
 from genkit.text.data import Corpus

@@ -50,7 +50,7 @@ class Engine:
                     print("held", file=sys.stderr, flush=True)
                     time.sleep(1000)
                 row[3] -= 1
-                yield TokenEvent(row[0], row[2].randrange(3, 20), None if row[3] else "length")
+                yield TokenEvent(row[0], row[2].randrange(3, 20) if row[3] else 0, None if row[3] else "eos")
             rows = [row for row in rows if row[3] and not row[1].finished]
 
     def close(self):

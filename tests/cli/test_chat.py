@@ -130,7 +130,7 @@ def test_conversations_are_added_to_a_file(genkit: Run, model: tuple[str, str], 
 )
 def test_mistakes(genkit: Run, tiny_text: Path, args: list[str], code: int, message: str) -> None:
     done = genkit(*(arg.format(text=tiny_text) for arg in args), input=b"cat\n")
-    assert (done.code, message in done.err) == (code, True), done.err
+    assert (done.code, message in done.err, done.out) == (code, True, b""), done.err
 
 
 def test_a_gguf_is_not_talked_to(genkit: Run, tiny_text: Path) -> None:

@@ -20,7 +20,8 @@ from torch import nn
 from genkit.errors import ResourceError, UsageError
 from genkit.runtime import manager
 from genkit.runtime.device import Placement
-from genkit.runtime.manager import Runtime, derive_seed, memory_guard
+from genkit.runtime.manager import Runtime, memory_guard
+from genkit.runtime.seeds import derive_seed
 
 
 def placed(device: str = "cpu", precision: str = "fp32") -> Placement:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genkit.errors import InputError, UsageError
-from genkit.runtime.manager import derive_seed
+from genkit.runtime.seeds import derive_seed
 from genkit.text.classify.config import ClassifyTrainConfig
 from genkit.text.classify.labelled import (
     Classes,

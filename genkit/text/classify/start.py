@@ -14,7 +14,7 @@ from torch.optim import AdamW, Optimizer
 
 from genkit import library
 from genkit.errors import InputError, UsageError
-from genkit.runtime.manager import derive_seed
+from genkit.runtime.seeds import derive_seed
 from genkit.text.adapters import model_hash
 from genkit.text.classify.config import ClassifyTrainConfig
 from genkit.text.classify.labelled import Classes

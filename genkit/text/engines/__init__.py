@@ -27,6 +27,8 @@ class TokenRequest:
             where the tokens before it match.
         live: each token is wanted at once; else the engine may keep them until the row ends.
         ends: tokens that end the text besides the model's own; with `stop` the caller's business.
+        drawn: how many of the prompt's last tokens count as new ones, for penalties and for the
+            two limits on new tokens: those of a text that goes on in a new request.
         finished: set it to True to end this row early; no event follows.
     """
 
@@ -37,6 +39,7 @@ class TokenRequest:
     bias: Bias = ()
     live: bool = True
     ends: frozenset[int] = frozenset()
+    drawn: int = 0
     finished: bool = False
 
 
@@ -70,7 +73,8 @@ class TextEngine(Protocol):
     """Continues many prompts at once; the events of different rows come interleaved.
 
     `generate` takes requests as it has room for them, so they may come from an endless
-    source; a row that is done makes room for the next.
+    source; a row that is done makes room for the next. When a row is done it asks the
+    source again, even one that had no more.
 
     Attributes:
         context: how many tokens prompt and continuation may have together.

@@ -163,7 +163,7 @@ def payload(request: TokenRequest, context: int, start: int | None) -> dict[str,
         InputError: the prompt is empty or leaves no room in the context.
     """
     config, prompt = request.config, request.prompt
-    room = config.max_new_tokens
+    room = config.max_new_tokens - request.drawn
     if prompt == "" and start is None:
         raise InputError("the prompt is empty, and the model has no token that begins a text", "give a prompt")
     if not isinstance(prompt, str):

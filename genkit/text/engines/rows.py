@@ -77,7 +77,8 @@ class RowEngine(ABC):
             InputError: the model's logits are not finite.
         """
         with self._row_decoder() as decoder:
-            arriving = self._arriving(requests)
+            pending = enumerate(requests)
+            arriving = self._arriving(pending)
             rows: list[_Row] = []  # the decoder's first ones, in its order
             following = next(arriving, None)
             while rows or following is not None:
@@ -89,16 +90,22 @@ class RowEngine(ABC):
                         yield following
                     following = next(arriving, None)
                 yield from self._advance(decoder, rows)
+                if following is None:  # a row that ended may have brought another
+                    arriving = self._arriving(pending)
+                    following = next(arriving, None)
 
-    def _arriving(self, requests: Iterable[TokenRequest]) -> Iterator[_Row | TokenEvent]:
+    def _arriving(self, requests: Iterable[tuple[int, TokenRequest]]) -> Iterator[_Row | TokenEvent]:
         """Rows to decode; and the events of requests that need none, because they are refused or searched."""
         searched: tuple[object, list[Beam]] = None, []
-        for index, request in enumerate(requests):
+        for index, request in requests:
             if request.finished:
                 continue
             try:
                 source = self._checked(request.prompt)
                 row = _Row(index, request, source, self._begun(source), self._rules(request.config, request.bias))
+                if request.drawn:
+                    given = len(source) - request.drawn
+                    row.past = Past(source[:given], list(source[given:]))
                 row.limit = min(request.config.max_new_tokens, self.context - len(row.past.prompt))
                 if request.config.num_beams > 1:
                     search = source, request.config, request.bias

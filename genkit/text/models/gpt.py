@@ -60,7 +60,8 @@ def _attend_matmul(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def to_compute(x: Tensor) -> Tensor:
     """x as autocast would hand it to a matrix product: once, where several take it."""
     kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+    under = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return x.to(torch.get_autocast_dtype(kind)) if under else x
 
 
 class RMSNorm(nn.RMSNorm):

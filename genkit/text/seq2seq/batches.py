@@ -7,7 +7,7 @@ import functools
 import numpy as np
 from torch import Tensor
 
-from genkit.runtime.manager import derive_seed
+from genkit.runtime.seeds import derive_seed
 from genkit.text.losses import IGNORE
 from genkit.text.seq2seq.data import PairSet, share
 
