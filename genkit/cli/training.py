@@ -30,6 +30,7 @@ _TRY = {
     "train-gan": "sample it: genkit image -m {} --n 16 --out grid.png",
     "train-classifier": "try it: genkit classify -m {} 'some text'",
 }
+_TRY_PAIRS = "try it: genkit text -m {} 'some text'"  # like the sources that it was trained on
 
 
 def training_options(function: Any) -> Any:
@@ -101,7 +102,8 @@ def run_training(ctx: click.Context, cls: type[Config], *, task: TrainTask) -> N
         write_json(facts)
     else:
         write(f"{report.out}\n")
-    terminal.note(_TRY[task].format(shlex.quote(str(report.out))))
+    answers = task == "train-text" and library.family(report.out) == "seq2seq"
+    terminal.note((_TRY_PAIRS if answers else _TRY[task]).format(shlex.quote(str(report.out))))
 
 
 def _check_ranks(dry_run: bool) -> None:

@@ -33,6 +33,7 @@ def test_train_then_write(genkit: Run, pairs: Path, model: str) -> None:
     assert (done.code, done.text) == (0, "run\n"), done.err
     assert " pairs to train on, " in done.err
     assert "trained 4 steps on " in done.err
+    assert "try it: genkit text -m run 'some text'" in done.err
     assert {"config.json", "model.safetensors", "genkit.json", "metrics.jsonl", "checkpoints"} <= {
         path.name for path in (pairs / "run").iterdir()
     }
