@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
+import tokenizers.processors
 import torch
 
 import genkit
@@ -126,8 +128,8 @@ def test_where_the_context_is_full_the_text_goes_on_from_its_last_half(
     else:
         pytest.fail("every text ended by itself")
     engine, ids = pipeline._engine(pipeline.placement.engine, 1), list(prompt)
-    for turn, kept in enumerate((len(prompt), 32, 32)):
-        own = seed if turn == 0 else derive_seed(seed, f"turn {turn}")
+    for window, kept in enumerate((len(prompt), 32, 32)):
+        own = seed if window == 0 else derive_seed(seed, f"window {window}")
         most = len(prompt) + 100 - len(ids)
         request = TokenRequest(ids[-kept:], config.replace(max_new_tokens=most), own)
         ids += [event.token for event in engine.generate([request])]
@@ -140,6 +142,31 @@ def test_long_texts_leave_one_another_alone(pipeline: TextPipeline) -> None:
     assert together == [pipeline.complete("The cat", config.replace(n=1), seed=5 + i)[0] for i in range(5)]
     *_, last = pipeline.stream("The cat", config.replace(n=1, temperature=0), seed=5)
     assert last.tokens > 64
+
+
+@pytest.mark.parametrize(("suffix", "opening"), [("</s> $A", 1), ("$A </s>", 0), ("</s> $A </s>", 1), ("$A", 0)])
+def test_what_opens_a_text_opens_each_window(
+    hub_checkpoint: Callable[[str], Path], tmp_path: Path, suffix: str, opening: int
+) -> None:
+    shutil.copytree(hub_checkpoint("gpt_neox"), tmp_path / "model")
+    path = tmp_path / "model/tokenizer.json"
+    model = tokenizers.Tokenizer.from_file(str(path))
+    ends = json.loads((tmp_path / "model/tokenizer_config.json").read_text())["eos_token"]
+    ends = ends["content"] if isinstance(ends, dict) else ends
+    model.post_processor = tokenizers.processors.TemplateProcessing(
+        single=suffix.replace("</s>", ends), special_tokens=[(ends, model.token_to_id(ends))]
+    )
+    model.save(str(path))
+    with load(tmp_path / "model", device="cpu") as loaded:
+        assert isinstance(loaded, TextPipeline)
+        assert loaded._opening == [model.token_to_id(ends)] * opening
+
+
+def test_a_context_that_the_opening_fills_ends_the_text(tiny_text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with load(tiny_text, device="cpu") as loaded:
+        monkeypatch.setattr(TextPipeline, "_opening", [1] * 63)
+        *_, last = loaded.stream("The cat", GenerationConfig(max_new_tokens=150, temperature=0))
+    assert (last.finish, last.tokens < 64) == ("length", True)
 
 
 def test_foreign_models_write_long_texts_too(hub_checkpoint: Callable[[str], Path]) -> None:

@@ -180,8 +180,8 @@ class Kept:
         """
         if path == self.path:
             return
-        with output_errors(path):
-            os.stat(os.path.dirname(os.path.realpath(path)))  # else it showed after the first answer
+        with output_errors(path), os.scandir(os.path.dirname(os.path.realpath(path))):
+            pass  # else a folder that is missing showed after the first answer
         before = b""
         if Path(path).exists():
             with input_errors(path), open_regular(path) as file:

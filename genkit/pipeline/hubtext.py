@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -98,10 +99,9 @@ class HubPipeline(TextPipeline):
 
     @property
     def _opening(self) -> list[int]:
-        from genkit.text.hubtokenizer import HubTokenizer
-
-        assert isinstance(self.tokenizer, HubTokenizer)
-        return [token for token in self.tokenizer.prompt("", specials=False) if token != self.tokenizer.eos_id]
+        assert self.tokenizer is not None
+        ends, ids = {self.tokenizer.bos_id, self.tokenizer.eos_id}, self._encode("a")
+        return [token for token in itertools.takewhile(ends.__contains__, ids) if isinstance(token, int)]
 
     def _before(self, request: TokenRequest) -> Sequence[int]:
         return () if self._seq2seq else super()._before(request)

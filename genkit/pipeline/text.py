@@ -169,7 +169,8 @@ class TextPipeline(Pipeline):
 
         Args:
             parallel: continuations at a time; default: as many as leave each the text that it has
-                alone. On llama.cpp that is 64 in fp32, 16 in int8 and 1 in any other precision.
+                alone, on llama.cpp but for rare roundings: 64 there in fp32, 16 in int8 and 1 in
+                any other precision.
             most: how many continuations there are at most.
 
         Raises:

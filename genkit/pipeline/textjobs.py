@@ -35,7 +35,8 @@ class TextEvent:
         job: which job it belongs to, from 0.
         index: which of its continuations.
         text: new text; may be empty when a token ends inside a character.
-        finish: None while it goes on, else "stop" (a stop string), "eos", "length", or "error".
+        finish: None while it goes on, else "stop" (a stop string), "eos", "length" (as many tokens
+            as were asked for, or as the context holds where a text cannot go on), or "error".
         tokens: how many the continuation has so far.
         token: the id of the token behind it.
         logprob: its log-probability, and `top` the likeliest tokens with theirs, if

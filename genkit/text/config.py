@@ -201,7 +201,7 @@ class GenerationConfig(Config):
     """How a continuation is drawn. Same names and meanings as in `transformers`."""
 
     n: int = option(1, "Continuations of the prompt.", min=1, max=4096, short="-n", flag="--n", section=_SAMPLING)
-    max_new_tokens: int = option(200, "Longest continuation, in tokens. Where the model's context is full, the text goes on from its last half.", min=1, section=_SAMPLING)
+    max_new_tokens: int = option(200, "Longest continuation, in tokens. Where the model's context is full, plain text goes on from its last half.", min=1, section=_SAMPLING)
     min_new_tokens: int = option(0, "No end of text before this many tokens.", min=0, section=_SAMPLING)
     temperature: float = option(0.8, "0 takes the likeliest token; 1 draws from the model as it is.", min=0, max=100, section=_SAMPLING)
     top_k: int = option(0, "Keep the K likeliest tokens; 0 keeps all.", min=0, section=_SAMPLING)

@@ -9,7 +9,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from genkit.errors import UsageError
 from genkit.runtime.manager import Runtime
 from genkit.text.config import PRESETS, GPTConfig, TextTrainConfig
 from genkit.text.models.gpt import count_parameters
@@ -58,9 +57,6 @@ def settle(
         given: the shape of the model of `--init-from`, if there is one.
         vocab_size: of the tokenizer.
         tokens: of the training data, an epoch.
-
-    Raises:
-        UsageError: a setting of an optimizer that is not used.
     """
     if config.dropout is None:
         config = config.replace(dropout=0.0)
@@ -79,8 +75,6 @@ def settle(
     if config.optimizer == "auto":
         # Muon serves weights that it trained from the start; what AdamW trained, AdamW tunes
         config = config.replace(optimizer="muon" if given is None else "adamw")
-    if config.optimizer != "muon" and config.muon_lr != TextTrainConfig.muon_lr:
-        raise UsageError(f"--muon-lr says nothing about {config.optimizer}", "use --lr, or --optimizer muon")
     if not config.lr:
         config = config.replace(lr=auto_lr(config, shape, fine_tuning=given is not None))
     if not config.batch_size:

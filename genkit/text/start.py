@@ -27,7 +27,7 @@ from genkit.text.models.gpt import GPT
 from genkit.text.models.lora import adapter_of, add_lora
 from genkit.text.models.store import check_usable, load_model
 from genkit.text.recipe import settle
-from genkit.text.seq2seq.flags import check_text_settings
+from genkit.text.seq2seq.flags import check_rates, check_text_settings
 from genkit.text.shape import model_shape
 from genkit.text.tokenizer import Tokenizer
 from genkit.training.optim import text_optimizers
@@ -83,6 +83,8 @@ def starting_point(config: TextTrainConfig, *, resumed: Path | None = None) -> S
         InputError: no such model, one that cannot be trained, or a base that has changed.
     """
     check_text_settings(config)
+    if resumed is None:
+        check_rates(config)
     if config.init_from is None:
         return Start()
     for setting in dataclasses.fields(config):

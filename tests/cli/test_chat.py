@@ -121,6 +121,7 @@ def test_conversations_are_added_to_a_file(genkit: Run, model: tuple[str, str], 
     [
         (["chat", "-m", "kittens"], 3, "kittens is an image model"),
         (["chat", "--save", "none/x.jsonl", "-m", "{text}"], 4, "none/x.jsonl"),
+        (["chat", "--save", "{text}/config.json/x.jsonl", "-m", "{text}"], 4, "config.json/x.jsonl: Not a directory"),
         (
             ["text", "--chat", "<|endoftext|>", "-m", "{text}"],
             3,

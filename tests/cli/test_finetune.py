@@ -24,6 +24,8 @@ Run = Callable[..., Any]
         (["--init-from", "{base}", "--lora", "2", "--lora-target", "c_attn"], 2, "no such layer in qwen3 (choose from"),
         (["--init-from", "{base}", "--freeze", "all"], 2, "--freeze 'all' is not embed, a number of blocks, or both"),
         (["--init-from", "{base}", "--freeze", "9"], 2, "--freeze 9: the model has 2 blocks (use 2 or less)"),
+        (["--optimizer", "adamw", "--muon-lr", "0.01"], 2, "--muon-lr says nothing about adamw (use --lr, or"),
+        (["--init-from", "{base}", "--muon-lr", "0.01"], 2, "--muon-lr says nothing about adamw (use --lr, or"),
         (["--init-from", "{base}", "--n-layer", "3"], 2, "--n-layer does not go with --init-from"),
         (["--init-from", "kittens"], 3, "--init-from kittens is an image model"),
         (["--init-from", "https://example.org/x"], 3, "a model is not named by a URL"),
@@ -51,6 +53,18 @@ def test_a_model_of_another_family_is_refused_by_name(
     assert f"is a {family} model that genkit train-text does not train (name a GPT-2" in done.err
     assert done.err.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_began_with_a_rate_of_no_use_goes_on(genkit: Run, tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_text("the cat sat on the mat\n" * 40)
+    tiny = ("--n-layer", "1", "--n-embd", "16", "--block-size", "16", "--batch-size", "2")
+    started = ("--data", "book.txt", "--steps", "2", "--out", "run", "--optimizer", "adamw")
+    assert genkit("train-text", *started, *tiny).code == 0
+    record = json.loads((tmp_path / "run/genkit.json").read_text())
+    record["config"]["muon_lr"] = 0.01  # it was once ignored
+    (tmp_path / "run/genkit.json").write_text(json.dumps(record))
+    done = genkit("train-text", "--resume", "--out", "run", "--steps", "3")
+    assert done.code == 0, done.err
 
 
 def test_a_run_of_adapters_is_resumed_with_its_own_settings(genkit: Run, tiny_text: Path, tmp_path: Path) -> None:

@@ -141,13 +141,6 @@ def test_the_rate_of_matrix_products_is_measured(runtime: Runtime) -> None:
 
 
 @pytest.mark.usefixtures("speed")
-def test_a_rate_that_nothing_uses_is_refused(runtime: Runtime) -> None:
-    assert settled(runtime, tokens=10**6, budget=60.0, muon_lr=0.01).optimizer == "muon"
-    with pytest.raises(UsageError, match="--muon-lr says nothing about adamw"):
-        settled(runtime, tokens=10**6, budget=60.0, muon_lr=0.01, optimizer="adamw")
-
-
-@pytest.mark.usefixtures("speed")
 def test_a_resumed_run_takes_what_was_settled_when_it_began(runtime: Runtime) -> None:
     began = settled(runtime, tokens=10**6, budget=60.0)
     assert all(getattr(began, name) != left for name, left in LEFT_OPEN.items())

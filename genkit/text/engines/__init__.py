@@ -73,8 +73,8 @@ class TextEngine(Protocol):
     """Continues many prompts at once; the events of different rows come interleaved.
 
     `generate` takes requests as it has room for them, so they may come from an endless
-    source; a row that is done makes room for the next. When a row is done it asks the
-    source again, even one that had no more.
+    source; a row that is done makes room for the next. While rows are on their way it asks
+    the source again, even one that had no more.
 
     Attributes:
         context: how many tokens prompt and continuation may have together.

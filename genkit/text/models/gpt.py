@@ -58,7 +58,7 @@ def _attend_matmul(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def to_compute(x: Tensor) -> Tensor:
-    """x as autocast would hand it to a matrix product: once, where several take it."""
+    """x as autocast would hand it to a matrix product: once, where several take it, as are their gradients' sums."""
     kind = x.device.type
     under = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
     return x.to(torch.get_autocast_dtype(kind)) if under else x

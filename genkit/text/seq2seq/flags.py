@@ -55,6 +55,17 @@ def check_text_settings(config: TextTrainConfig) -> None:
         raise UsageError("--optimizer adafactor is for sequence-to-sequence models", "use adamw or muon")
 
 
+def check_rates(config: TextTrainConfig) -> None:
+    """Refuse Muon's learning rate where AdamW trains; a run that goes on has settled that.
+
+    Raises:
+        UsageError: it is given.
+    """
+    uses_muon = config.optimizer == "muon" or (config.optimizer == "auto" and config.init_from is None)
+    if config.muon_lr != TextTrainConfig.muon_lr and not uses_muon:
+        raise UsageError("--muon-lr says nothing about adamw", "use --lr, or --optimizer muon")
+
+
 def _refuse(config: TextTrainConfig, remedies: Mapping[str, str], problem: str) -> None:
     for setting in dataclasses.fields(config):
         if setting.name in remedies and getattr(config, setting.name) not in (setting.default, _harmless(setting.name)):
