@@ -212,4 +212,6 @@ def _list(subject: Subject, found: tuple[Candidate, ...]) -> str:
 
 
 def _quoted(text: str) -> str:
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in json.dumps(text, ensure_ascii=False))
+    from genkit.text.explain.spoken import lasting
+
+    return lasting(json.dumps(text, ensure_ascii=False))

@@ -100,8 +100,8 @@ class HubPipeline(TextPipeline):
     @property
     def _opening(self) -> list[int]:
         assert self.tokenizer is not None
-        ends, ids = {self.tokenizer.bos_id, self.tokenizer.eos_id}, self._encode("a")
-        return [token for token in itertools.takewhile(ends.__contains__, ids) if isinstance(token, int)]
+        ends = {self.tokenizer.bos_id, self.tokenizer.eos_id}
+        return [*itertools.takewhile(ends.__contains__, self.tokenizer.encode_framed(["a"])[0])]
 
     def _before(self, request: TokenRequest) -> Sequence[int]:
         return () if self._seq2seq else super()._before(request)

@@ -206,10 +206,8 @@ class TextPipeline(Pipeline):
 
     def _slides(self, job: TextJob) -> bool:
         """Whether the text goes on where the context is full: not from half an answer, nor against a rule's state."""
-        config = job.config
-        ruled = config.json_schema is not None or config.regex is not None or config.grammar is not None
         known = self.tokenizer is not None and self.continues and isinstance(job.prompt, str)
-        return known and config.num_beams == 1 and not ruled
+        return known and job.config.num_beams == 1 and job.config.constraint is None
 
     def _requests(self, job: TextJob) -> list[TokenRequest]:
         from genkit.text.engines import TokenRequest

@@ -48,7 +48,7 @@ def as_html(pieces: Sequence[str], values: Sequence[float], title: str, sum_: st
     )
     spans = "".join(
         f'<span style="background:{web(color)};color:{web(ink(color))}" title="{value:+.4f}">{escaped(piece)}</span>'
-        for piece, value, color in ((_lasting(p), v, signed(v / most)) for p, v in zip(pieces, values, strict=True))
+        for piece, value, color in ((lasting(p), v, signed(v / most)) for p, v in zip(pieces, values, strict=True))
     )
     return html_page(title, f'<p>{escaped(sum_)}</p><p>{keys} {_LEGEND}</p><p class="text">{spans}</p>')
 
@@ -76,7 +76,7 @@ def _lines(pen: Pen, pieces: Sequence[str]) -> tuple[list[tuple[float, float, fl
     return placed, y + _LINE
 
 
-def _lasting(piece: str) -> str:
+def lasting(piece: str) -> str:
     """A token whose line breaks stay, and which neither turns a page's writing round nor rings."""
     return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in piece)
 

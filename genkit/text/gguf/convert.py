@@ -73,9 +73,9 @@ def write_gguf(folder: Path, path: Path, precision: str) -> None:
     """
     from genkit.text.tokenizer import Tokenizer
 
-    tokenizer, config = Tokenizer.load(folder), GPTConfig.from_hf(read_json(folder / CONFIG))
-    begins = bool(tokenizer.opening) and tokenizer.opening == [config.bos_id]
-    _write(folder, path, precision, tokenizer_vocabulary(*_tokenizer(folder)), begins=begins)
+    stored, config = _tokenizer(folder)
+    begins = Tokenizer.load(folder).opening == [config.bos_id]
+    _write(folder, path, precision, tokenizer_vocabulary(stored, config), begins=begins)
 
 
 def _tokenizer(folder: Path) -> tuple[dict[str, Any], GPTConfig]:
