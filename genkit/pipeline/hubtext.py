@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -96,12 +95,6 @@ class HubPipeline(TextPipeline):
         if not self._seq2seq and len(ids) > 1 and ids[-1] == self.tokenizer.eos_id:
             ids = ids[:-1]  # a text that goes on has not ended
         return self._checked(ids or [self.tokenizer.bos_id])
-
-    @property
-    def _opening(self) -> list[int]:
-        assert self.tokenizer is not None
-        ends = {self.tokenizer.bos_id, self.tokenizer.eos_id}
-        return [*itertools.takewhile(ends.__contains__, self.tokenizer.encode_framed(["a"])[0])]
 
     def _before(self, request: TokenRequest) -> Sequence[int]:
         return () if self._seq2seq else super()._before(request)

@@ -196,9 +196,12 @@ class Tokenizer:
 
     @functools.cached_property
     def opening(self) -> list[int]:
-        """The special tokens that the tokenizer puts before a text."""
-        framed = self.encode_framed([""])[0]
-        return framed[:-1] if framed[-1:] == [self.eos_id] else framed
+        """The special tokens that the tokenizer puts before a text; one may be that which it puts behind another."""
+        framed, own = self.encode_framed(["a"])[0], self._anchor
+        if not own:  # a vocabulary without that letter
+            return framed[:-1] if framed[-1:] == [self.eos_id] else framed
+        before = (i for i in range(len(framed)) if framed[i : i + len(own)] == own)
+        return framed[: next(before, 0)]
 
     @functools.cached_property
     def splits_at_words(self) -> bool:

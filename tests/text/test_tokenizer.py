@@ -309,3 +309,22 @@ def test_a_text_that_goes_on_keeps_its_blank(pieces: Tokenizer) -> None:
 def test_the_opening_of_a_text(pieces: Tokenizer, bpe: Tokenizer) -> None:
     assert pieces.opening == [0]
     assert bpe.opening == []
+
+
+@pytest.mark.parametrize(
+    ("letters", "single", "opening"),
+    [
+        ("ab", "</s> $A", [1]),
+        ("ab", "$A </s>", []),
+        ("ab", "</s> $A </s>", [1]),
+        ("ab", "$A", []),
+        ("01", "</s> $A </s>", [1]),  # no letter to tell one side from the other
+        ("01", "$A </s>", []),
+    ],
+)
+def test_one_token_may_open_and_end_a_text(letters: str, single: str, opening: list[int]) -> None:
+    vocab = {token: place for place, token in enumerate(["<s>", "</s>", *letters])}
+    model = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, []))
+    model.post_processor = tokenizers.processors.TemplateProcessing(single=single, special_tokens=[("</s>", 1)])
+    model.add_special_tokens(["<s>", "</s>"])
+    assert Tokenizer(model).opening == opening
