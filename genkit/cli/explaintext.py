@@ -132,6 +132,7 @@ def _attributed(target: Target, found: Attribution, seen: Look, config: ExplainC
 
 def _table(subject: Subject, seen: Look, target: Target | None, found: Attribution | None) -> str:
     """A row a token."""
+    from genkit.cli.ui import columns
     from genkit.text.explain.surprise import Reading
 
     tokens = seen.tokens
@@ -155,15 +156,7 @@ def _table(subject: Subject, seen: Look, target: Target | None, found: Attributi
         if place is not None:
             row += [_list(subject, place.top)]
         rows.append(row)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
-    lines = []
-    for row in rows:
-        cells = [
-            text.ljust(w) if i in (1, len(heads) - 1) else text.rjust(w)
-            for i, (text, w) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip() + "\n")
-    return "".join(lines) + _summary(subject, seen, target, found)
+    return columns(rows, {1, len(heads) - 1}) + _summary(subject, seen, target, found)
 
 
 def _heat(subject: Subject, seen: Look, target: Target | None, found: Attribution | None) -> str:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO
@@ -203,6 +203,17 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], color: bool) -> s
     with console.capture() as captured:
         console.print(drawn)
     return captured.get()
+
+
+def columns(rows: Sequence[Sequence[str]], left: Container[int]) -> str:
+    """Plain lines in columns as wide as a terminal shows them; those in `left` begin alike, the others end alike."""
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        gaps = [" " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)]
+        cells = [cell + gap if i in left else gap + cell for i, (cell, gap) in enumerate(zip(row, gaps, strict=True))]
+        lines.append("  ".join(cells).rstrip() + "\n")
+    return "".join(lines)
 
 
 def learning_curves(metrics: Path, terminal: Terminal, stream: TextIO) -> str | None:

@@ -49,6 +49,11 @@ def test_a_terminal_that_tells_no_width(monkeypatch: pytest.MonkeyPatch) -> None
     assert ui.heat([ui.Cell("The", 0.0, "▁"), ui.Cell(" cat", 1.0, "▂")]).splitlines()[0].startswith("The")
 
 
+def test_columns_are_as_wide_as_they_look() -> None:
+    rows = [["", "token", "p"], ["0", "\u732b", "0.5"], ["10", "cat", "0.25"]]
+    assert ui.columns(rows, {1}) == "    token     p\n 0  \u732b      0.5\n10  cat    0.25\n"
+
+
 def test_nothing_in_a_table_turns_the_writing_round(genkit: Run, tiny_text: Path) -> None:
     said = genkit("explain", str(tiny_text), "The cat\u202e sat\x9b").text
     assert not {"\u202e", "\x9b"} & set(said)

@@ -51,7 +51,18 @@ def read_templates(paths: Iterable[str]) -> list[Template]:
             raise InputError(
                 f"{template.where} has the groups {own}, {first.where} {others}", "audit one set of groups at a time"
             )
+    _refuse_repeats(found)
     return found
+
+
+def _refuse_repeats(templates: Iterable[Template]) -> None:
+    """Nothing may count twice."""
+    places: dict[tuple[object, ...], str] = {}
+    for template in templates:
+        for continuation in template.continuations or ("",):
+            before = places.setdefault((template.text, *template.groups.values(), continuation), template.where)
+            if before != template.where:
+                raise InputError(f"{template.where} repeats {before}", "remove one, or it counts twice")
 
 
 def _template(record: Record) -> Template:

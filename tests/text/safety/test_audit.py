@@ -116,6 +116,17 @@ def test_templates_must_have_the_same_groups(tmp_path: Path) -> None:
         read_templates([str(path)])
 
 
+def test_a_template_counts_once(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    other = LINE | {"groups": {"cat": ["kitten"], "dog": ["puppy"]}}
+    lines = [LINE, other, LINE | {"continuations": [" off"]}, LINE]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines[:3]))
+    assert len(read_templates([str(path)])) == 3
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(InputError, match=r"t.jsonl:4 repeats .*t.jsonl:1"):
+        read_templates([str(path)])
+
+
 def test_a_prompt_that_does_not_fit_is_named(tiny_text: Path) -> None:
     template = Template("The {group}" + " cat" * 30, {"a": ("cat",), "b": ("dog",)}, (" on",), "t.jsonl:7")
     with pytest.raises(InputError, match=r"t\.jsonl:7: the prompt has"):
