@@ -18,6 +18,7 @@ import math
 import shutil
 import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ class HalfWay:
 
     def _keep(self) -> None:
         shutil.rmtree(self.copy, ignore_errors=True)
-        shutil.copytree(self.out, self.copy, ignore=shutil.ignore_patterns(*_STATE))
+        with suppress(FileNotFoundError):  # it has not begun
+            shutil.copytree(self.out, self.copy, ignore=shutil.ignore_patterns(*_STATE))
 
 
 def alarms(done: Run) -> list[str]:

@@ -14,7 +14,7 @@ from harness import ROOT, Skipped, threads
 
 STORY = ROOT / "weights/story"
 KITTENS = ROOT / "weights/kittens"
-PROMPT = "Once upon a time"
+PROMPT = "In a dark forest"  # the bundled story goes on from it by TOKENS at least, the likeliest each time
 CONTEXT = 256
 TOKENS = 128
 # what a user who knows the library writes; the model's folder is what is loaded

@@ -243,8 +243,8 @@ def test_training_is_compared_from_end_to_end(nanogpt: Path, tmp_path: Path, mon
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     (tmp_path / "text.txt").write_text("The cat sat on the mat. The dog ran to the cat.\n" * 400)
     rows = train_text.measure(argparse.Namespace(text=tmp_path / "text.txt", nanogpt=nanogpt, rounds=1))
-    assert [type(row).__name__ for row in rows] == ["Row"] * 6
-    losses, seconds, rate, _, *peaks = rows
+    assert [type(row).__name__ for row in rows] == ["Row"] * 7
+    losses, seconds, rate, _, _, *peaks = rows
     assert losses.theirs == [4.25]
     assert losses.unit == "nats/char"
     assert 0 < losses.ours[0] < 9
@@ -377,7 +377,7 @@ def test_gan_training_is_compared_from_end_to_end(
     assert {run["run"] for run in json.loads((out / "runs.json").read_text())} == {"plus-1", "dcgan-1"}
 
     out = tmp_path / "collapses"
-    flags = ["--data", photos, "--minutes", "0.3", "--runs", "1", "--out", out, "--json", "--", *small]
+    flags = ["--data", photos, "--minutes", "1", "--runs", "1", "--out", out, "--json", "--", *small]
     monkeypatch.setattr(sys, "argv", ["collapses.py", *map(str, flags)])
     importlib.import_module("collapses").main()
     (run,) = json.loads(capsys.readouterr().out)["runs"]
