@@ -60,14 +60,14 @@ def evaluate_images(
         from genkit.image import evaluate, features, inception
         from genkit.runtime.manager import Runtime
 
-        if not features.available():
-            terminal.note(f"FD, KD, precision and recall need a package: {features.REMEDY}")
-        if config.inception is None and inception.find() is None:
-            terminal.detail("FID and KID need the Inception file: genkit eval --fetch-inception")
         placed = pipeline.placement
         runtime = Runtime(placed)
         with runtime.settings():
             found = evaluate.evaluate_images(config, pipeline.path, pipeline.draw, runtime, on_progress)
+    if not features.available():
+        terminal.note(f"FD, KD, precision and recall need a package: {features.REMEDY}")
+    if config.inception is None and inception.find() is None:
+        terminal.detail("FID and KID need the Inception file: genkit eval --fetch-inception")
     if found.bad:
         listed = "; ".join(f"{name}: {reason}" for name, reason in found.bad[:_BAD])
         more = " ..." if len(found.bad) > _BAD else ""
