@@ -24,32 +24,47 @@ from PIL import Image
 
 folder, out = sys.argv[1:]
 session = onnxruntime.InferenceSession(f"{folder}/generator.onnx", providers=["CPUExecutionProvider"])
-z = np.random.default_rng(0).standard_normal((16, 100), dtype=np.float32)
+z = np.random.default_rng(0).standard_normal((16, 128), dtype=np.float32)
 x = session.run(None, {session.get_inputs()[0].name: z})[0]  # (16, 3, 64, 64)
 x = ((x + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
 sheet = x.reshape(4, 4, 3, 64, 64).transpose(0, 3, 1, 4, 2).reshape(256, 256, 3)
 Image.fromarray(sheet).save(out)
 """
-# what the folder's config.json says: 64 pixels, nz 100, ngf 48
+# the generator that the folder's config.json describes, and the diffusion that finishes its pictures
 TORCH_SCRIPT = """\
+import json
 import sys
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
-from torch import nn
 from torchvision.utils import save_image
 
 folder, out = sys.argv[1:]
-width = [100, 384, 192, 96, 48, 3]
-layers = []
-for i, (a, b) in enumerate(zip(width, width[1:])):
-    layers.append(nn.ConvTranspose2d(a, b, 4, *((1, 0) if i == 0 else (2, 1)), bias=False))
-    layers += [nn.BatchNorm2d(b), nn.ReLU()] if b > 3 else [nn.Tanh()]
-generator = nn.Sequential(*layers)
 weights = load_file(f"{folder}/model.safetensors")
-generator.load_state_dict({name.removeprefix("main."): tensor for name, tensor in weights.items()})
-generator.eval()
+config = json.load(open(f"{folder}/config.json"))
+
+def of(layer):
+    return {name.rpartition(".")[2]: tensor for name, tensor in weights.items() if name.startswith(layer + ".")}
+
+def normalized(x, stage):
+    norm = of(f"norms.{stage}")
+    return F.relu(F.batch_norm(x, norm["running_mean"], norm["running_var"], norm["weight"], norm["bias"]))
+
 with torch.no_grad():
-    images = generator(torch.randn(16, 100, 1, 1, generator=torch.Generator().manual_seed(0)))
+    z = torch.randn(16, config["nz"], 1, 1, generator=torch.Generator().manual_seed(0))
+    x, images = F.conv_transpose2d(z, **of("stem")), 0
+    for stage in range(4):
+        x = normalized(x, stage)
+        images = F.interpolate(images + F.conv2d(x, **of(f"sketches.{stage}")), scale_factor=2, mode="bilinear")
+        x = F.conv_transpose2d(x, **of(f"ups.{stage}"), stride=2, padding=1)
+    images = torch.tanh(images + x)
+    scale = -0.5 * (127.5 / config["smoothing"]) ** 2
+    for _ in range(20):
+        down, right = images.diff(dim=2), images.diff(dim=3)
+        down = down * (scale * down.square().sum(1, keepdim=True)).exp()
+        right = right * (scale * right.square().sum(1, keepdim=True)).exp()
+        flow = F.pad(down, (0, 0, 0, 1)) - F.pad(down, (0, 0, 1, 0)) + F.pad(right, (0, 1)) - F.pad(right, (1, 0))
+        images = images + 0.24 * flow
 save_image(images, out, nrow=4, normalize=True, value_range=(-1, 1))
 """
 

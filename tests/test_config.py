@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 
@@ -198,3 +199,28 @@ def test_plus_config_names_its_classes() -> None:
             read_model_config(config.to_dict() | {"classes": classes})
     with pytest.raises(InputError, match="classes"):
         read_model_config(DCGANConfig().to_dict() | {"classes": ["cat", "dog"]})
+
+
+def test_plus_config_smooths_by_levels_that_there_are() -> None:
+    config = PlusConfig(smoothing=5)
+    assert read_model_config(json.loads(json.dumps(config.to_dict()))) == config
+    without = {name: value for name, value in config.to_dict().items() if name != "smoothing"}
+    assert read_model_config(without) == PlusConfig()  # a model of before there was any
+    for levels in (0, 0.1, 255):
+        assert read_model_config(without | {"smoothing": levels}).to_dict()["smoothing"] == levels
+    for levels in (-1, 1e-20, 0.09, 255.5, float("nan"), "5", True, None):
+        with pytest.raises(InputError, match=r"model config: smoothing=.* is not a plus"):
+            read_model_config(without | {"smoothing": levels})
+    with pytest.raises(InputError, match="unknown key 'smoothing'"):
+        read_model_config(DCGANConfig().to_dict() | {"smoothing": 5})
+
+
+@pytest.mark.parametrize("text", ["0", "1e-20", "256", "nan", "much", "-5", ""])
+def test_smoothing_asked_for_has_a_rule_and_a_remedy(text: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(f"--smoothing {text!r} is neither auto, off nor 0.1 to 255 levels")):
+        GANTrainConfig(smoothing=text)
+    with pytest.raises(UsageError, match="--smoothing belongs to --arch plus, not dcgan"):
+        GANTrainConfig(smoothing="5", arch="dcgan")
+    for good in ("auto", "off", "0.1", "255", "7.5"):
+        assert GANTrainConfig(smoothing=good).smoothing == good
+    assert GANTrainConfig(smoothing="off", arch="dcgan").smoothing == "off"

@@ -65,6 +65,7 @@ PURE = (
     "genkit.image.augment",
     "genkit.image.modelconfig",
     "genkit.image.models.dcgan",
+    "genkit.image.models.smoothing",
     "genkit.image.models.networks",
     "genkit.image.models.plus",
     "genkit.image.losses",

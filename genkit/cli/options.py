@@ -52,6 +52,8 @@ class Value(click.ParamType[Any]):
                 raise UsageError(f"{self.flag}: {own}") from None
         if self.kind is float and type(value) is int:
             value = float(value)
+        if self.kind is str and type(value) in (int, float):  # as where a flag takes auto or a number
+            value = str(value)
         if type(value) is not self.kind:
             raise UsageError(f"{self.flag}: {value!r} is not {_KINDS[self.kind]}")
         check_value(self.flag, value, self.described)

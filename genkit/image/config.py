@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from genkit.config import LARGEST_SEED, Config, option, parse_count, parse_duration
 from genkit.errors import UsageError
 from genkit.image.lists import check_stops, parse_classes, parse_seeds, parse_stops
-from genkit.image.modelconfig import ARCHES, CHANNELS, D_NORMS, SIZES
+from genkit.image.modelconfig import ARCHES, CHANNELS, D_NORMS, SIZES, SMOOTHING_LEVELS
 
 MIN_TRUNCATION = 0.01  # below it most values would be drawn hundreds of times
 
@@ -144,6 +144,13 @@ class GANTrainConfig(Config):
         choices=ARCHES,
         section=_MODEL,
     )
+    smoothing: str = option(
+        "auto",
+        "Even out noise in finished pictures: off, by a number of levels of 255 such as 5, or auto: by as many as measure "
+        "best; off with dcgan.",
+        metavar="auto|off|LEVELS",
+        section=_MODEL,
+    )
     nz: int = option(0, "Length of the latent vector; 0: by --arch.", min=0, max=4096, section=_MODEL)
     ngf: int = option(
         0, "Filters of the generator's last stage; 0: by budget and machine, 64 with dcgan.", min=0, max=1024, section=_MODEL
@@ -266,6 +273,10 @@ class GANTrainConfig(Config):
             )
         if self.augment not in ("auto", "off"):
             parse_probability(self.augment)
+        if self.smoothing not in ("auto", "off"):
+            parse_levels(self.smoothing)
+            if self.arch == "dcgan":
+                raise UsageError("--smoothing belongs to --arch plus, not dcgan", "leave it out, or leave out --arch")
 
 
 def parse_probability(text: str) -> float:
@@ -280,4 +291,23 @@ def parse_probability(text: str) -> float:
         value = -1.0
     if not 0 <= value <= 1:
         raise UsageError(f"--augment {text!r} is neither auto, off nor a probability", "write e.g. --augment 0.3")
+    return value
+
+
+def parse_levels(text: str) -> float:
+    """`5` of `--smoothing`.
+
+    Raises:
+        UsageError: not a number of levels that pictures are smoothed by.
+    """
+    least, most = SMOOTHING_LEVELS
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not least <= value <= most:
+        raise UsageError(
+            f"--smoothing {text!r} is neither auto, off nor {least:g} to {most:g} levels",
+            "write e.g. --smoothing 5 or --smoothing off",
+        )
     return value

@@ -96,18 +96,20 @@ def whole_graph(config: ModelConfig, weights: TensorFile) -> bytes:
     return _serialize(config, weights, lambda name: numpy_helper.from_array(weights.floats(name), name), more)
 
 
-def fingerprint(weights: TensorFile) -> str:
-    """What a graph is marked with: it fits every weight file whose header is the same, byte for byte."""
-    return f"graph {_FORMAT} of header {hashlib.sha256(weights.head).hexdigest()}"
+def fingerprint(config: ModelConfig, weights: TensorFile) -> str:
+    """What a graph is marked with: it fits every weight file with the same header, byte for byte, smoothed alike."""
+    smoothing = float(config.smoothing) if isinstance(config, PlusConfig) else 0.0
+    told = f"smoothed by {smoothing}".encode() if smoothing else b""
+    return f"graph {_FORMAT} of header {hashlib.sha256(weights.head + told).hexdigest()}"
 
 
-def stored(folder: Path, weights: TensorFile) -> bytes | None:
-    """`generator.onnx` of `folder`, if it is there and was made for a weight file like this one."""
+def stored(folder: Path, config: ModelConfig, weights: TensorFile) -> bytes | None:
+    """`generator.onnx` of `folder`, if it is there and was made for that config and a weight file like this one."""
     try:
         data = (folder / GRAPH).read_bytes()
     except OSError:
         return None
-    return data if fingerprint(weights).encode() in data else None
+    return data if fingerprint(config, weights).encode() in data else None
 
 
 def _serialize(
@@ -127,9 +129,9 @@ def _serialize(
         for node in made.nodes
     ]
     initializers = [tensor(name) for name in made.weights]
-    for name, values in made.constants.items():
+    for name, (dims, values) in made.constants.items():
         kind = TensorProto.FLOAT if isinstance(values[0], float) else TensorProto.INT64
-        initializers.append(helper.make_tensor(name, kind, [len(values)], values))
+        initializers.append(helper.make_tensor(name, kind, dims, values))
     inputs = [helper.make_tensor_value_info(_Z, TensorProto.FLOAT, ["N", config.nz])]
     if config.classes:
         inputs.append(helper.make_tensor_value_info(_Y, TensorProto.INT64, ["N"]))
@@ -141,7 +143,7 @@ def _serialize(
         producer_name="genkit",
         producer_version=__version__,
     )
-    helper.set_model_props(model, {"genkit": fingerprint(weights), **(metadata or {})})
+    helper.set_model_props(model, {"genkit": fingerprint(config, weights), **(metadata or {})})
     data: bytes = model.SerializeToString(deterministic=True)
     return data
 

@@ -13,6 +13,7 @@ from http.client import HTTPException
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import numpy as np
@@ -139,6 +140,8 @@ def _download(on_progress: Callable[[float, int], None]) -> Iterator[bytes]:
         if done < total:
             raise ConnectionError(f"it broke off after {done:,} of {total:,} bytes")
     except (OSError, HTTPException, ValueError) as error:
+        if isinstance(error, HTTPError):
+            error.close()  # it holds the answer's socket
         reason = getattr(error, "reason", None) or error
         raise InputError(f"cannot download {URL}: {reason}", _remedy(kept())) from error
 

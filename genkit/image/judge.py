@@ -88,8 +88,12 @@ class Judge:
         return np.concatenate(parts)
 
 
-def affordable_images(store: ImageStore, runtime: Runtime, seconds: float | None) -> int:
-    """How many images a measurement may take so that ten of them are a twentieth of a run of so many seconds."""
+def affordable_images(store: ImageStore, runtime: Runtime, seconds: float | None, *, tries: int = 1) -> int:
+    """How many images a measurement may take so that ten of them are a twentieth of a run of so many seconds.
+
+    Args:
+        tries: times that each draws and compares them.
+    """
     if seconds is None or not available():
         return IMAGES
     features, few = FeatureNet(runtime.device), _some(store.images, 32)
@@ -97,7 +101,7 @@ def affordable_images(store: ImageStore, runtime: Runtime, seconds: float | None
     before = time.perf_counter()
     features(few)
     each = (time.perf_counter() - before) / len(few)
-    return int(min(IMAGES, max(FEWEST, _SHARE * seconds / _TIMES / each)))
+    return int(min(IMAGES, max(FEWEST, _SHARE * seconds / _TIMES / tries / each)))
 
 
 def _outlines_of(images: Pixels, *, flip: bool) -> Rows:

@@ -64,9 +64,9 @@ def sheet(run: RunDir, ready: Generator, runtime: Runtime, step: int) -> NDArray
     return pictures
 
 
-def film(run: RunDir, *, ended: bool = False) -> None:
+def film(run: RunDir, runtime: Runtime, *, ended: bool = False) -> None:
     """Put the sheets so far together as `samples/film.webp`, if it is time for it or the run has ended."""
-    made = film_of(run.samples) if ended or is_due(run.samples) else None
+    made = film_of(run.samples) if runtime.is_main and (ended or is_due(run.samples)) else None
     run.publish(raw={FILM: made} if made else {}, into="samples")
 
 
@@ -117,7 +117,8 @@ def crown(run: RunDir, runtime: Runtime, state: TrainState) -> tuple[int, dict[s
     """Make the best model the one in the run's root, beside all alarms of the run; returns its step and metrics."""
     best = run.path / BEST
     record = _with_alarms(read_json(best / RECORD), state)
-    run.publish(tensors={WEIGHTS: load_tensors(best / WEIGHTS)}, json={RECORD: record})
+    json = {CONFIG: read_json(best / CONFIG), RECORD: record}
+    run.publish(tensors={WEIGHTS: load_tensors(best / WEIGHTS)}, json=json)
     if runtime.is_main:
         graph.write(run.path)
     return record["trained"]["steps"], record["metrics"]

@@ -23,16 +23,16 @@ from genkit.training.speed import matmul_rate
 
 # the settings that `settle` fills in, and what leaves them open
 LEFT_OPEN: dict[str, Any] = {
-    "nz": 0, "ngf": 0, "ndf": 0, "d_norm": "auto", "loss": "auto", "regularizer": "auto", "gamma": None,
-    "reg_interval": 0, "augment": "auto", "batch_size": 0, "lr": 0.0, "beta1": None, "beta2": None,
+    "nz": 0, "ngf": 0, "ndf": 0, "d_norm": "auto", "smoothing": "auto", "loss": "auto", "regularizer": "auto",
+    "gamma": None, "reg_interval": 0, "augment": "auto", "batch_size": 0, "lr": 0.0, "beta1": None, "beta2": None,
     "schedule": "auto", "channels": None, "flip": None,
 }  # fmt: skip
 _OF_LAYOUT: dict[str, dict[str, Any]] = {
     # the PyTorch example, to the letter
     "dcgan": {
-        "nz": 100, "ngf": 64, "ndf": 64, "d_norm": "batch", "loss": "bce", "regularizer": "none", "gamma": 1.0,
-        "reg_interval": 16, "augment": "off", "batch_size": 64, "lr": 2e-4, "beta1": 0.5, "beta2": 0.999,
-        "schedule": "constant",
+        "nz": 100, "ngf": 64, "ndf": 64, "d_norm": "batch", "smoothing": "off", "loss": "bce",
+        "regularizer": "none", "gamma": 1.0, "reg_interval": 16, "augment": "off", "batch_size": 64, "lr": 2e-4,
+        "beta1": 0.5, "beta2": 0.999, "schedule": "constant",
     },
     "plus": {
         "nz": 128, "loss": "bce", "regularizer": "none", "gamma": 1.0, "reg_interval": 16, "batch_size": 32,

@@ -14,6 +14,7 @@ from genkit.image.alarms import Alarms, summary
 from genkit.image.batch import is_finite, play, steer, training_batch
 from genkit.image.config import GANTrainConfig
 from genkit.image.data import prepare
+from genkit.image.finish import Smoothing
 from genkit.image.judge import Judge, affordable_images
 from genkit.image.models.networks import Generator
 from genkit.image.models.store import model_line
@@ -35,7 +36,7 @@ from genkit.training.stop import StopSignal
 from genkit.training.turn import agree, check_split
 
 _LOG_INTERVAL = 10
-_SMOOTHING = 0.98  # of the losses shown
+_INERTIA = 0.98  # of the losses shown
 _MOST_COLLAPSES = 2  # times a run goes back because the model is no longer good
 
 
@@ -100,7 +101,9 @@ def train_gan(
         if resume:
             restore(run, state, logger, "images")
             game.restore(state.extra["game"])
-        n = config.eval_images or state.extra.get("eval_images") or affordable_images(store, runtime, budget.seconds)
+        smoothing = Smoothing(config.smoothing, state.extra.get("smoothing"))
+        n = config.eval_images or state.extra.get("eval_images")
+        n = n or affordable_images(store, runtime, budget.seconds, tries=smoothing.tries)
         state.extra["eval_images"] = int(ranks.gather([n])[0][0])
         judge = Judge(store, runtime, images=state.extra["eval_images"], flip=bool(config.flip))
         alarms = Alarms(state.extra.get("alarms"))
@@ -115,13 +118,14 @@ def train_gan(
             if state.step not in ready:
                 ready.clear()
                 ready[state.step] = sampler(average, store, config, runtime)
+            smoothing.apply(ready[state.step])
             return ready[state.step]
 
         def note() -> None:
             """Bring what is saved beside the weights up to date."""
             state.elapsed = meter.elapsed
             state.extra |= {"metrics": dict(shown), "pauses": meter.pauses, "alarms": alarms.to_dict()}
-            state.extra |= {"game": game.to_dict()}
+            state.extra |= {"game": game.to_dict(), "smoothing": smoothing.to_dict()}
 
         def save() -> None:
             with meter.measured("save"):
@@ -133,7 +137,7 @@ def train_gan(
         def draw() -> None:
             with meter.measured("sample"):
                 logger.pictures(state.step, sheet(run, finished(), runtime, state.step))
-                film(run)
+                film(run, runtime)
 
         def tell(messages: list[str]) -> None:
             for message in messages:
@@ -143,8 +147,9 @@ def train_gan(
             """Judge the model; whether it is the best so far, which is saved at once."""
             best = state.extra.get("best", {}).get(judge.metric)
             with meter.measured("eval"):
-                found = judge.measure(finished())
+                found = smoothing.measure(finished(), judge)
                 found = dict(zip(found, ranks.gather(list(found.values()))[0], strict=True))  # rank 0's
+                smoothing.adopt(found)
                 tell(alarms.measured(state.step, found, fraction=fraction, best=best))
                 shown.update(found | {f"{judge.metric}_floor": judge.floor})
                 kept.metrics(state.step, found | alarms.numbers())
@@ -172,6 +177,7 @@ def train_gan(
                 raise
             ready.clear()
             game.restore(state.extra["game"])
+            smoothing.restore(state.extra.get("smoothing"))
             shown.clear()  # what is published and watched from here on is the good model's
             shown.update(state.extra["metrics"])
             alarms.went_back(at)
@@ -216,7 +222,7 @@ def train_gan(
             steer(game, store, config, runtime, state.step, losses)
             update_ema(average, game.generator, ema_decay(config.ema_images, rows, state.seen))
             for name, value in losses.items():
-                shown[name] = _SMOOTHING * shown.get(name, value) + (1 - _SMOOTHING) * value
+                shown[name] = _INERTIA * shown.get(name, value) + (1 - _INERTIA) * value
             tell(alarms.watch(state.step, shown["d_loss"]))
             telling = {name: shown[name] for name in ("d_loss", "g_loss", judge.metric) if name in shown}
             progress = meter.progress(state.step, state.seen, fraction, telling)
@@ -234,7 +240,7 @@ def train_gan(
 
             # once in a while: judge, draw, save
             if turn.stopped:
-                film(run, ended=True)
+                film(run, runtime, ended=True)
                 save()
                 raise stop.error(f"at step {state.step} in {out}", f"genkit train-gan --resume --out {quote(str(out))}")
             if fraction < 1:
@@ -261,7 +267,7 @@ def train_gan(
 
         # --- the end ----------------------------------------------------------------------
         draw()
-        film(run, ended=True)
+        film(run, runtime, ended=True)
         save()
         best = state.extra["best"]
         if best["step"] != state.step:

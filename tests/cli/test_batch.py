@@ -48,7 +48,8 @@ class Engine:
                 self.made += 1
                 if self.made == HOLD:
                     print("held", file=sys.stderr, flush=True)
-                    time.sleep(1000)
+                    while True:  # a signal just before a sleep is only seen after it
+                        time.sleep(0.01)
                 row[3] -= 1
                 yield TokenEvent(row[0], row[2].randrange(3, 20) if row[3] else 0, None if row[3] else "eos")
             rows = [row for row in rows if row[3] and not row[1].finished]

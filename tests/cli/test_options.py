@@ -100,6 +100,13 @@ def test_environment_names_the_config_file_and_lists(
     assert (config["word"], config["path"]) == (["one two", "three"], ["a b", "c"])
 
 
+@pytest.mark.parametrize(("toml", "word"), [("7", "7"), ("0.3", "0.3"), ("'7'", "7")])
+def test_a_number_is_text_where_text_is_asked_for(knobs: Run, tmp_path: Path, toml: str, word: str) -> None:
+    (tmp_path / "c.toml").write_text(f"[text]\nword = [{toml}]\n")
+    config, _ = knobs("--config", "c.toml")
+    assert config["word"] == [word]
+
+
 @pytest.mark.parametrize(
     ("toml", "code", "message"),
     [

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -94,20 +95,31 @@ def shape(model: Path) -> DCGANConfig:
 def test_the_bundled_graph_is_the_one_that_its_weights_give() -> None:
     folder = Path(__file__).parents[2] / "weights/kittens"
     header = TensorFile(folder / "model.safetensors")
-    assert graph.stored(folder, header) == graph.graph(shape(folder), header)
+    assert graph.stored(folder, shape(folder), header) == graph.graph(shape(folder), header)
 
 
-def test_a_graph_belongs_to_a_header(model: Path) -> None:
+def test_a_graph_belongs_to_a_header_and_a_config(model: Path) -> None:
     header = TensorFile(model / "model.safetensors")
-    assert graph.stored(model, header) is None
+    assert graph.stored(model, shape(model), header) is None
     graph.write(model)
-    made = graph.stored(model, header)
+    made = graph.stored(model, shape(model), header)
     assert made == graph.graph(shape(model), header) == (model / graph.GRAPH).read_bytes()
+    assert graph.stored(model, replace(shape(model), ndf=999), header) == made  # of which a generator knows nothing
     tensors = load_tensors(model / "model.safetensors")
     save_tensors(model / "model.safetensors", {name: t + 1 for name, t in tensors.items()})
-    assert graph.stored(model, TensorFile(model / "model.safetensors")) == made  # the same places
+    assert graph.stored(model, shape(model), TensorFile(model / "model.safetensors")) == made  # the same places
     save_tensors(model / "model.safetensors", tensors, {"made": "later"})
-    assert graph.stored(model, TensorFile(model / "model.safetensors")) is None  # the offsets have moved
+    assert graph.stored(model, shape(model), TensorFile(model / "model.safetensors")) is None  # the offsets have moved
+
+
+def test_a_graph_belongs_to_its_smoothing(save_generator: Callable[..., Path]) -> None:
+    folder = save_generator(arch="plus", smoothing=5)
+    graph.write(folder)
+    header = TensorFile(folder / "model.safetensors")
+    assert graph.stored(folder, shape(folder), header)
+    assert graph.stored(folder, replace(shape(folder), smoothing=5.0), header)
+    assert graph.stored(folder, replace(shape(folder), smoothing=0), header) is None
+    assert graph.stored(folder, replace(shape(folder), smoothing=5.5), header) is None
 
 
 def test_what_a_graph_cannot_point_into(model: Path, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ def random_shapes(count: int) -> list[dict[str, Any]]:
             "nz": chance.randint(1, 40),
             "ngf": chance.randint(1, 6),
             "classes": [f"class {k}" for k in range(chance.randint(2, 9) if i % 2 else 0)],
+            "smoothing": (0, 2.5, 20)[i // 4 % 3],
         }
         for i in range(count)
     ]
@@ -51,7 +52,9 @@ def test_shapes_are_those_of_the_network(arch: str, size: int, channels: int) ->
         assert graph.shapes(config) == {name: tuple(t.shape) for name, t in network.state_dict().items()}
 
 
-@pytest.mark.parametrize("shape", random_shapes(12), ids=lambda s: f"{s['size']}-{s['channels']}-{len(s['classes'])}")
+@pytest.mark.parametrize(
+    "shape", random_shapes(12), ids=lambda s: f"{s['size']}-{s['channels']}-{len(s['classes'])}-{s['smoothing']}"
+)
 def test_a_graph_draws_what_its_network_draws(save_generator: Save, shape: dict[str, Any]) -> None:
     folder = save_generator(**shape)
     network, classes = load_generator(folder), len(shape["classes"])
@@ -68,7 +71,8 @@ def test_a_graph_draws_what_its_network_draws(save_generator: Save, shape: dict[
     assert drawn.shape == (5, shape["channels"], shape["size"], shape["size"])
     assert expected.std() > 0.2  # pictures, not one shade
     assert np.ptp(expected, axis=0).max() > 0.1  # that differ
-    np.testing.assert_allclose(drawn, expected, atol=2e-5)
+    # where an edge is about to be evened out or kept, smoothing makes much of the last bits
+    np.testing.assert_allclose(drawn, expected, atol=5e-4 if shape["smoothing"] else 2e-5)
 
 
 def test_every_label_has_its_picture(save_generator: Save) -> None:

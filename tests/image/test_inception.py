@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from urllib.error import HTTPError
 
 import numpy as np
 import pytest
@@ -89,6 +90,9 @@ def test_what_is_wrong_leaves_nothing(
     assert url in caught.value.message
     assert str(kept()) in str(caught.value.hint)
     assert list(kept().parent.iterdir()) == []
+    cause = caught.value.__cause__
+    assert isinstance(cause, HTTPError) == (page == "missing")
+    assert not isinstance(cause, HTTPError) or cause.closed
 
 
 def test_the_address_is_one_of_its_own_kind() -> None:

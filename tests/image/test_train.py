@@ -8,6 +8,7 @@ import math
 import os
 import signal
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import genkit.image.game as game
 import genkit.image.judge as judge
 import genkit.image.train as train
 from genkit.errors import InputError, Terminated, TrainingStopped, UsageError
+from genkit.files import read_json, write_json
 from genkit.image import graph
 from genkit.image.canvas import grid
 from genkit.image.config import GANTrainConfig
@@ -28,7 +30,7 @@ from genkit.image.data import prepare
 from genkit.image.engines import ImageRequest
 from genkit.image.engines.onnx import OnnxImageEngine
 from genkit.image.engines.torch import TorchImageEngine
-from genkit.image.modelconfig import DCGANConfig
+from genkit.image.modelconfig import DCGANConfig, read_model_config
 from genkit.image.models.dcgan import Discriminator, Generator
 from genkit.image.models.store import load_generator
 from genkit.image.noise import batch_latents, latents
@@ -210,6 +212,47 @@ def test_leaves_a_model_and_its_record(pictures: Path, tmp_path: Path) -> None:
     assert load_generator(out).config.size == 32
 
 
+@pytest.mark.parametrize("stop", [None, 6, 9])
+def test_pictures_are_smoothed_as_measures_best(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int | None
+) -> None:
+    def measure(self: object, ready: Generator) -> dict[str, float]:
+        smoothing = ready.config.smoothing  # type: ignore[attr-defined]
+        return {"swd": 1 + abs(smoothing - 5), "diversity": 1.0, "distinct": 1.0, "copies": 0.0}
+
+    monkeypatch.setattr(judge.Judge, "measure", measure)
+    config = settings(pictures, tmp_path / "run", **PLUS, eval_interval=3)
+    if stop is None:
+        run(config)
+    else:
+        run(config.replace(steps=stop))
+        run(config, resume=True)
+    assert [row["smoothing"] for row in rows(tmp_path / "run") if "swd" in row][-1] == 5.0
+    out = tmp_path / "run"
+    assert json.loads((out / "config.json").read_text())["smoothing"] == 5.0
+    assert load_generator(out).config == load_generator(out / "best").config
+    assert np.abs(by_onnx(out).astype(int) - by_torch(out)).max() <= 1
+
+
+@pytest.mark.parametrize(("asked", "levels"), [("30", 30.0), ("off", 0.0)])
+def test_smoothing_asked_for_is_in_every_picture(pictures: Path, tmp_path: Path, asked: str, levels: float) -> None:
+    out = tmp_path / "run"
+    config = settings(pictures, out, **PLUS, smoothing=asked)
+    run(config)
+    assert load_generator(out).config == replace(load_generator(out).config, smoothing=levels)
+    assert read_json(out / "genkit.json")["metrics"]["smoothing"] == levels
+    drawn = by_torch(out)
+    assert np.abs(by_onnx(out).astype(int) - drawn).max() <= 1
+    write_json(out / "config.json", read_json(out / "config.json") | {"smoothing": 0})
+    steps_between = [np.abs(np.diff(p.astype(int), axis=2)).mean() for p in (drawn, by_torch(out))]
+    assert (steps_between[0] < steps_between[1]) == (levels > 0)
+
+    run(config.replace(steps=13, smoothing="auto"), resume=True)  # left open: as it began
+    assert load_generator(out).config.smoothing == levels  # type: ignore[attr-defined]
+    with pytest.raises(UsageError, match=rf"--smoothing was '{asked}' when this run began, not '7'"):
+        run(config.replace(steps=14, smoothing="7"), resume=True)
+
+
 def test_the_last_sample_sheet_shows_what_the_model_draws(pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     run(settings(pictures, out))
@@ -241,7 +284,8 @@ def test_the_graph_is_published_with_the_weights(
     run(config)
     path = out / graph.GRAPH
     whole = path.read_bytes()
-    assert graph.stored(out, TensorFile(out / "model.safetensors")) == whole
+    shape = read_model_config(read_json(out / "config.json"))
+    assert graph.stored(out, shape, TensorFile(out / "model.safetensors")) == whole
     before = by_onnx(out)
     assert np.abs(before.astype(int) - by_torch(out)).max() <= 1
 

@@ -74,7 +74,7 @@ class OnnxImageEngine:
 
     def _open(self, folder: Path, weights: TensorFile) -> Any:
         """A session of the graph on disk, or, where that is absent, stale or damaged, of one made now."""
-        if stored := graph.stored(folder, weights):
+        if stored := graph.stored(folder, self.config, weights):
             try:
                 return self._session_of(stored)
             except Exception as error:  # ONNX Runtime's have no common base

@@ -28,13 +28,13 @@ class Net:
         nodes: in the order in which they run.
         weights: name -> shape of the tensors that they use.
         unused: name -> shape of those that torch saves beside them.
-        constants: name -> numbers that are part of the graph, int64 or float32.
+        constants: name -> shape and numbers of what is part of the graph, int64 or float32.
     """
 
     nodes: list[Node] = field(default_factory=list)
     weights: dict[str, Shape] = field(default_factory=dict)
     unused: dict[str, Shape] = field(default_factory=dict)
-    constants: dict[str, list[int] | list[float]] = field(default_factory=dict)
+    constants: dict[str, tuple[Shape, list[int] | list[float]]] = field(default_factory=dict)
 
     def node(self, op: str, *inputs: str, **attributes: Any) -> str:
         """Any operation of ONNX."""
@@ -49,13 +49,17 @@ class Net:
 
     def constant(self, *values: int) -> str:
         name = "constant_" + "_".join(map(str, values)).replace("-", "minus")
-        self.constants[name] = list(values)
+        self.constants[name] = (len(values),), list(values)
+        return name
+
+    def kernel(self, name: str, values: list[float], *shape: int) -> str:
+        """Weights that are not learnt."""
+        self.constants[name] = shape, values
         return name
 
     def twice(self, x: str) -> str:
         """Interpolated: (N, C, H, W) -> (N, C, 2 H, 2 W)."""
-        self.constants["twice"] = [1.0, 1.0, 2.0, 2.0]
-        return self.node("Resize", x, "", "twice", mode="linear")
+        return self.node("Resize", x, "", self.kernel("twice", [1.0, 1.0, 2.0, 2.0], 4), mode="linear")
 
     def embedding(self, y: str, name: str, count: int, width: int) -> str:
         """(N,) -> (N, width)"""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+from genkit.image.graphs import smoothing
 from genkit.image.graphs.net import Net
 from genkit.image.modelconfig import EMBEDDING, PlusConfig
 
@@ -22,4 +23,6 @@ def draw(net: Net, config: PlusConfig, z: str, y: str) -> None:
         drawn = net.convolution(x, f"sketches.{stage}", before, config.channels, kernel=1, pad=0)
         image = net.twice(net.node("Add", image, drawn) if image else drawn)
         x = net.up_convolution(x, f"ups.{stage}", before, after, bias=False)
-    net.node("Tanh", net.node("Add", image, x))
+    image = net.node("Tanh", net.node("Add", image, x))
+    if config.smoothing:
+        smoothing.draw(net, image, config.channels, config.smoothing)

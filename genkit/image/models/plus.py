@@ -1,10 +1,11 @@
 """genkit's own layout: DCGAN's outline with what was learnt since.
 
 The generator draws at every size and adds up what it drew (Karras et al., arXiv 1912.04958,
-section 4.1), so that plain areas need no fine detail to be plain. The discriminator has
-spectral instead of batch normalisation (Miyato et al., arXiv 1802.05957): it judges each
-image by itself. Where there are classes, their embedding joins the latent, and is compared
-with the discriminator's features (Miyato and Koyama, arXiv 1802.05637).
+section 4.1), so that plain areas need no fine detail to be plain; a finished one evens out
+the noise that is left in them. The discriminator has spectral instead of batch
+normalisation (Miyato et al., arXiv 1802.05957): it judges each image by itself. Where there
+are classes, their embedding joins the latent, and is compared with the discriminator's
+features (Miyato and Koyama, arXiv 1802.05637).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from genkit.image.modelconfig import EMBEDDING, PlusConfig
 from genkit.image.models.dcgan import init_weights
+from genkit.image.models.smoothing import smooth
 
 _SLOPE = 0.2
 
@@ -52,7 +54,8 @@ class Generator(nn.Module):
             image = F.interpolate(drawn if image is None else image + drawn, scale_factor=2, mode="bilinear")
             x = up(x)  # (N, C, H, W) -> (N, C / 2, 2 H, 2 W)
         assert image is not None  # there are two octaves at least
-        return torch.tanh(image + x)
+        image = torch.tanh(image + x)
+        return smooth(image, self.config.smoothing) if self.config.smoothing else image
 
 
 class Discriminator(nn.Module):

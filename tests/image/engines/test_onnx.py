@@ -15,10 +15,12 @@ import pytest
 from numpy.typing import NDArray
 
 from genkit.errors import InputError, ResourceError
+from genkit.files import read_json
 from genkit.image import graph
 from genkit.image.engines import ImageRequest
 from genkit.image.engines.onnx import OnnxImageEngine, _silent_stderr, import_onnxruntime, to_pixels
 from genkit.image.engines.torch import TorchImageEngine
+from genkit.image.modelconfig import read_model_config
 from genkit.image.models.store import load_generator
 from genkit.image.noise import latents
 from genkit.runtime.device import Hardware, resolve
@@ -28,7 +30,7 @@ from genkit.training.weights import load_tensors, save_tensors
 
 Save = Callable[..., Path]
 ROOT = Path(__file__).parents[3]
-KITTENS = ROOT / "weights/kittens"
+KITTENS, NZ = ROOT / "weights/kittens", 128
 
 
 def requests(seeds: range, nz: int) -> Iterator[ImageRequest]:
@@ -76,7 +78,7 @@ def test_labels_choose_what_is_drawn(save_generator: Save, channels: int) -> Non
 
 
 def test_it_draws_the_kittens_that_torch_draws() -> None:
-    difference = np.abs(by_onnx(KITTENS, range(16), 100).astype(int) - by_torch(KITTENS, range(16), 100))
+    difference = np.abs(by_onnx(KITTENS, range(16), NZ).astype(int) - by_torch(KITTENS, range(16), NZ))
     assert difference.max() <= 1
     assert (difference > 0).mean() < 1e-4
 
@@ -92,7 +94,7 @@ def test_events_are_in_order_and_hold_their_latents(save_generator: Save) -> Non
 def test_a_picture_is_the_same_in_any_company_and_on_any_number_of_threads(
     save_generator: Save, folder: Path | None
 ) -> None:
-    nz = 100 if folder else 8
+    nz = NZ if folder else 8
     folder = folder or save_generator()
     together = by_onnx(folder, range(20), nz, threads=1)
     for threads in (1, 2, 3):
@@ -126,7 +128,8 @@ def test_an_absent_stale_or_damaged_graph_changes_nothing(save_generator: Save) 
     graph.write(folder)
     whole = path.read_bytes()
     assert np.array_equal(by_onnx(folder), expected)
-    mark = graph.fingerprint(TensorFile(folder / "model.safetensors")).encode()
+    config = read_model_config(read_json(folder / "config.json"))
+    mark = graph.fingerprint(config, TensorFile(folder / "model.safetensors")).encode()
     path.write_bytes(whole[: len(whole) // 2] + mark)
     assert np.array_equal(by_onnx(folder), expected)
     path.write_bytes(b"")
@@ -216,7 +219,7 @@ from genkit.image.engines import ImageRequest
 from genkit.image.engines.onnx import OnnxImageEngine
 from genkit.image.noise import latents
 os.close(2)
-event = next(OnnxImageEngine(Path(sys.argv[1])).generate([ImageRequest(0, latents(0, 100))]))
+event = next(OnnxImageEngine(Path(sys.argv[1])).generate([ImageRequest(0, latents(0, 128))]))
 print(*sorted({name.split(".")[0] for name in sys.modules}))
 """
 
