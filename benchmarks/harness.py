@@ -150,6 +150,13 @@ def threads() -> int:
     return cpu_count()
 
 
+def training_precisions() -> dict[str, str]:
+    """Those worth training in on this CPU, and torch's names; bf16 without instructions for it takes minutes a step."""
+    from genkit.runtime.device import detect
+
+    return {"fp32": "float32"} | ({"bf16": "bfloat16"} if detect().cpu_bf16 else {})
+
+
 def machine() -> str:
     """One line about what the figures were measured on."""
     info = Path("/proc/cpuinfo")

@@ -29,13 +29,12 @@ from typing import Any
 import dcgan_peer
 import gan_quality
 from gan_runs import cores, environment_of, train
-from harness import ROOT, Result, Row, arguments, in_turn, report, run, threads
+from harness import ROOT, Result, Row, arguments, in_turn, report, run, threads, training_precisions
 from train_text import matmul_peak
 
 SIZE, BATCH = 64, 64
 STEPS = 60  # of a run; the first stretch of ten does not count
 PEER_STEPS = 25
-PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
 
 
 def noise(folder: Path, images: int = 256) -> Path:
@@ -126,6 +125,7 @@ def convolutions_rate(dtype_name: str, size: int = SIZE, batch: int = BATCH) -> 
 def measure(args: argparse.Namespace) -> list[Result]:
     from genkit.runtime.device import resolve
 
+    precisions = training_precisions()
     with tempfile.TemporaryDirectory(prefix="genkit-benchmark-") as scratch:
         folder = Path(scratch)
         data = noise(folder)
@@ -139,15 +139,15 @@ def measure(args: argparse.Namespace) -> list[Result]:
 
             return one
 
-        contenders: dict[str, Any] = {f"train-gan, {precision}": ours(precision) for precision in PRECISIONS}
+        contenders: dict[str, Any] = {f"train-gan, {precision}": ours(precision) for precision in precisions}
         contenders["the example"] = lambda: peer_rate(PEER_STEPS)
-        for precision, dtype in PRECISIONS.items():
+        for precision, dtype in precisions.items():
             contenders[f"matmul, {precision}"] = lambda dtype=dtype: matmul_peak(dtype) / 1e9
             contenders[f"convolutions, {precision}"] = lambda dtype=dtype: convolutions_rate(dtype)
         got = in_turn(contenders, args.rounds)
         gflop = operations() / 1e9
         rows: list[Result] = []
-        for precision in PRECISIONS:
+        for precision in precisions:
             by_default = precision == resolve("cpu", task="train-gan").precision
             mine, name = (
                 got[f"train-gan, {precision}"],

@@ -30,7 +30,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from harness import Result, Row, Skipped, genkit, in_turn, main, process, progress, run, threads
+from harness import Result, Row, Skipped, genkit, in_turn, main, process, progress, run, threads, training_precisions
 
 ITERATIONS = 2000  # of nanoGPT's CPU run
 SHAPE = {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64, "batch_size": 12}
@@ -206,7 +206,7 @@ def rate_rows(texts: Texts, peer: NanoGPT, folder: Path, rounds: int) -> list[Re
 def peak_rows(texts: Texts, folder: Path, rounds: int) -> list[Result]:
     """The share of the machine's matmul peak while training."""
     rows: list[Result] = []
-    for precision, dtype in (("fp32", "float32"), ("bf16", "bfloat16")):
+    for precision, dtype in training_precisions().items():
         for preset, steps in PRESETS.items():
             out = folder / f"{preset}-{precision}"
 

@@ -139,6 +139,8 @@ def resolve(
     if precision == "auto" and placed == "cpu" and hardware.cpu_bf16 and task.startswith("train"):
         # twice to three times as fast as fp32; sampling is bound by memory and stays exact
         return Placement(placed, "bf16", "torch", f"{why}; this CPU trains fastest in bf16")
+    if precision == "bf16" and placed == "cpu" and not hardware.cpu_bf16:
+        why = f"{why}; no bf16 instructions were found, and fp32 is likely far faster"
     return Placement(placed, _choose_precision(precision, placed, hardware, own), "torch", why)
 
 

@@ -29,6 +29,7 @@ MACHINES = {
 }
 NO_CUDA = "no NVIDIA driver was found"
 NO_HALF = "torch is no faster in fp16 than in fp32 on a CPU"
+SLOW = "no bf16 instructions were found, and fp32 is likely far faster"
 AMPERE = "TF32 is a mode of NVIDIA GPUs since Ampere"
 OLD = "this GPU is older than Ampere"
 FLOATS = "torch computes in floating point here"
@@ -38,11 +39,12 @@ GRANTED = [
     ("laptop", "auto", "auto", "cpu", "fp32", f"no GPU: {NO_CUDA}"),
     ("laptop", "cpu", "auto", "cpu", "fp32", "as asked"),
     ("laptop", "cpu", "fp32", "cpu", "fp32", "as asked"),
-    ("laptop", "auto", "bf16", "cpu", "bf16", f"no GPU: {NO_CUDA}"),
+    ("laptop", "auto", "bf16", "cpu", "bf16", f"no GPU: {NO_CUDA}; {SLOW}"),
     ("broken", "auto", "auto", "cpu", "fp32", "no GPU: the NVIDIA driver does not work (unknown error)"),
     ("mac", "auto", "auto", "mps", "fp32", "the best of mps, cpu"),
     ("mac", "mps", "fp16", "mps", "fp16", "as asked"),
-    ("mac", "cpu", "bf16", "cpu", "bf16", "as asked"),
+    ("mac", "cpu", "bf16", "cpu", "bf16", f"as asked; {SLOW}"),
+    ("server", "cpu", "bf16", "cpu", "bf16", "as asked"),
     ("arc", "auto", "auto", "xpu:0", "bf16", "the best of xpu:0, xpu:1, cpu"),
     ("arc", "xpu", "fp16", "xpu:0", "fp16", "as asked"),
     ("arc", "xpu:1", "fp32", "xpu:1", "fp32", "as asked"),
