@@ -118,8 +118,12 @@ def process(command: Sequence[str | Path], *, output: Path | None = None, **env:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This environment without the network, and without settings for genkit's commands."""
-    settings = ("GENKIT_TEXT", "GENKIT_IMAGE", "GENKIT_TRAIN_TEXT", "GENKIT_EVAL")
+    """This environment without the network, and without settings for genkit's commands.
+
+    Python may keep what it compiles, as pip does when it installs: the first turn of
+    all, which does not count, leaves it for the others.
+    """
+    settings = ("GENKIT_TEXT", "GENKIT_IMAGE", "GENKIT_TRAIN_TEXT", "GENKIT_EVAL", "PYTHONDONTWRITEBYTECODE")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(settings)}
     quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "ORT_DISABLE_TELEMETRY": "1"}
     return kept | quiet | more

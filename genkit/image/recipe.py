@@ -40,7 +40,8 @@ _OF_LAYOUT: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 WIDTHS = (16, 24, 32, 48, 64, 96, 128)
-IMAGES = 300_000  # that a budget must show, or a narrower network learns more in it
+USUAL = 32  # filters; narrower ones soon learn no more, however many images they see
+FEWEST, IMAGES = 40_000, 300_000  # that a budget must show, or a narrower network learns more in it: to USUAL, to wider ones
 _EFFICIENCY = 0.45  # share of the matmul rate that a training step reaches
 
 
@@ -84,7 +85,8 @@ def auto_width(config: GANTrainConfig, classes: tuple[str, ...], rate: float) ->
     for width in WIDTHS:
         wide = config.replace(ngf=config.ngf or width, ndf=config.ndf or width)
         a_step = flops_an_image(wide, classes) * config.batch_size / rate
-        if budget_of(config).steps_to_take(config.batch_size, a_step) * config.batch_size >= IMAGES:
+        images = budget_of(config).steps_to_take(config.batch_size, a_step) * config.batch_size
+        if images >= (FEWEST if width <= USUAL else IMAGES):
             best = width
     return best
 

@@ -56,11 +56,14 @@ def test_what_the_user_says_stays(runtime: Runtime) -> None:
 @pytest.mark.parametrize(
     ("settings", "width"),
     [
-        ({"budget": 60.0}, 16),
+        ({"budget": 20.0}, 16),
+        ({"budget": 60.0}, 24),
+        ({"budget": 90.0}, 32),
+        ({"budget": 600.0}, 32),
         ({"budget": 1200.0}, 48),
         ({"budget": 3600.0}, 96),
         ({"budget": 1200.0, "size": 32}, 128),
-        ({"budget": 1200.0, "size": 256}, 16),
+        ({"budget": 1200.0, "size": 256}, 24),
         ({"images": 300_000}, 128),  # as long as it takes
         ({"steps": 100}, 16),
     ],
