@@ -57,8 +57,8 @@ def test_what_the_user_says_stays(runtime: Runtime) -> None:
     ("settings", "width"),
     [
         ({"budget": 20.0}, 16),
-        ({"budget": 60.0}, 24),
-        ({"budget": 90.0}, 32),
+        ({"budget": 40.0}, 24),
+        ({"budget": 60.0}, 32),
         ({"budget": 600.0}, 32),
         ({"budget": 1200.0}, 48),
         ({"budget": 3600.0}, 96),
