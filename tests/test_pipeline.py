@@ -23,7 +23,7 @@ from genkit.errors import InputError, UsageError
 from genkit.pipeline import ImagePipeline, TextJob, TextPipeline, load
 from genkit.runtime.seeds import derive_seed
 from genkit.text.config import GenerationConfig, GPTConfig
-from genkit.text.engines import TokenEvent, TokenRequest, llamaserver
+from genkit.text.engines import TokenEvent, TokenRequest, capacity
 from genkit.text.engines.llamacpp import LlamaCppEngine
 from genkit.text.gguf.convert import write_gguf
 from genkit.text.tokenizer import Tokenizer
@@ -412,9 +412,9 @@ def test_a_long_context_takes_rows_before_it_takes_tokens() -> None:
         )  # fmt: skip
 
     token = 2 * 4 * 16 * 8 * 64
-    assert llamaserver.capacity(shape(256), 16) == (16, 256)
-    assert llamaserver.capacity(shape(8192), 16) == ((2 << 30) // (token * 8192), 8192) == (4, 8192)
-    assert llamaserver.capacity(shape(1 << 17), 16) == (1, 1 << 15)
+    assert capacity(shape(256), 16) == (16, 256)
+    assert capacity(shape(8192), 16) == ((2 << 30) // (token * 8192), 8192) == (4, 8192)
+    assert capacity(shape(1 << 17), 16) == (1, 1 << 15)
 
 
 def test_a_file_of_its_own_tokenizer_writes_the_same_text(tiny_text: Path, tmp_path: Path) -> None:

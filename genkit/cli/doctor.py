@@ -19,7 +19,7 @@ from genkit import __version__, cache
 from genkit.cli.options import command
 from genkit.cli.terminal import Terminal, flat, is_terminal, one_line, write, write_json
 from genkit.errors import GenkitError, ResourceError
-from genkit.runtime.device import available, describe, detect, precisions, resolve
+from genkit.runtime.device import available, describe, detect, native_library, precisions, resolve
 
 # engine -> the package that it runs on
 PACKAGES = {"llamacpp": "xllamacpp", "onnx": "onnxruntime", "torch": "torch"}
@@ -123,12 +123,12 @@ def _version(package: str) -> str | None:
 
 
 def _engines(problems: list[Problem]) -> dict[str, str | None]:
-    """Engine -> the version of its package, which is not imported."""
+    """Engine -> the version of its package, which is not imported; the native one is our own, if it is compiled."""
     found = {engine: _version(package) for engine, package in PACKAGES.items()}
     for engine, version in found.items():
         if version is None:
             problems.append(Problem(f"the {engine} engine is not installed", f"pip install {PACKAGES[engine]}"))
-    return found
+    return found | {"native": __version__ if native_library().exists() else None}
 
 
 def _cache(problems: list[Problem]) -> dict[str, Any]:

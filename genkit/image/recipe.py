@@ -40,8 +40,8 @@ _OF_LAYOUT: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 WIDTHS = (16, 24, 32, 48, 64, 96, 128)
-USUAL = 32  # filters; narrower ones soon learn no more, however many images they see
-FEWEST, IMAGES = 40_000, 300_000  # that a budget must show, or a narrower network learns more in it: to USUAL, to wider ones
+# images that a budget must show, or a narrower network learns more in it; one narrower than USUAL soon learns no more
+USUAL, FEWEST, IMAGES = 32, 40_000, 300_000  # FEWEST to a network of up to USUAL filters, IMAGES to a wider one
 _EFFICIENCY = 0.45  # share of the matmul rate that a training step reaches
 
 

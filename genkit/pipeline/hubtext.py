@@ -37,8 +37,8 @@ class HubPipeline(TextPipeline):
         engine: str = "auto",
         note: Note | None = None,
     ) -> None:
-        if engine == "llamacpp":
-            raise UsageError("--engine llamacpp does not run this architecture", "use --engine torch")
+        if engine in ("native", "llamacpp"):
+            raise UsageError(f"--engine {engine} does not run this architecture", "use --engine torch")
         self._bits = _BITS.get(precision)
         self._seq2seq = library.family(path) == "seq2seq"
         self.continues = not self._seq2seq

@@ -14,6 +14,7 @@ from genkit import library
 from genkit.errors import GenkitError, InputError, ResourceError, UsageError
 from genkit.files import read_json
 from genkit.pipeline.base import Pipeline, guard
+from genkit.pipeline.recommended import checked_settings
 from genkit.pipeline.rows import Row, Rows
 from genkit.pipeline.textjobs import TextEvent, TextJob
 from genkit.text.config import GenerationConfig, GPTConfig, parse_bias
@@ -22,11 +23,13 @@ if TYPE_CHECKING:
     from genkit.runtime.device import Placement, Task
     from genkit.text.dialogue import ChatPrompt
     from genkit.text.engines import Bias, TextEngine, TokenRequest
+    from genkit.text.native.weights import Weights
     from genkit.text.tokenizer import Tokenizer
 
 __all__ = ["PARALLEL", "TextEvent", "TextJob", "TextPipeline"]
 
 PARALLEL = 64  # continuations at once
+_TAKE_OVER = ("torch", "llamacpp")  # what the usual engine cannot do
 _CONTEXT = 8  # tokens of the prompt that the text is decoded behind
 
 
@@ -54,7 +57,7 @@ class TextPipeline(Pipeline):
 
         self._engines: dict[str, Any] = {}  # TextEngine by name
         self._moved: set[str] = set()  # the engines that took over a request
-        self._parallel = 0  # what the open llama.cpp has room for
+        self._parallel = self._native_rows = 0  # what the open llama.cpp and the open native engine have room for
         self.tokenizer: Tokenizer | None = None
         if self.path.suffix == library.GGUF and self.path.is_file():
             self._check_gguf()
@@ -69,6 +72,8 @@ class TextPipeline(Pipeline):
             )
         if self.placement.engine == "llamacpp":
             self._make_view()
+        if self.placement.engine == "native":
+            _ = self._weights
         if self.placement.engine == "torch":
             self._engines["torch"] = self._open_torch()
 
@@ -115,13 +120,7 @@ class TextPipeline(Pipeline):
         Raises:
             InputError: a value of another type, or out of range.
         """
-        path, held = self._recommended()
-        known = {k: v for k, v in held.items() if k in GenerationConfig.__dataclass_fields__ and v is not None}
-        try:
-            config = GenerationConfig.from_dict(known)
-        except (UsageError, OverflowError) as error:
-            raise InputError(f"{path}: {error}") from error
-        return {name: getattr(config, name) for name in known}
+        return checked_settings(*self._recommended())
 
     def _recommended(self) -> tuple[Path, dict[str, Any]]:
         """The file with the model's settings, and what it says."""
@@ -266,7 +265,8 @@ class TextPipeline(Pipeline):
         missing = lacks(usual, config, bias)
         if not missing:
             return usual
-        other = "torch" if usual == "llamacpp" else "llamacpp"
+        others = [name for name in _TAKE_OVER if name != usual]
+        other = next((name for name in others if not lacks(name, config, bias)), others[0])
         flags = listed(missing)
         if self.tokenizer is None:
             raise UsageError(f"{self.path.name} runs on llama.cpp alone, which cannot do {flags}", "leave it out")
@@ -303,17 +303,8 @@ class TextPipeline(Pipeline):
                 while refused:
                     yield refused.popleft()
                 row, text, finish = rows.take(event, engine.context)
-                yield TextEvent(
-                    row.job,
-                    row.index,
-                    text,
-                    finish,
-                    row.writer.tokens,
-                    token=event.token,
-                    logprob=event.logprob,
-                    top=event.top,
-                    error=event.error,
-                )
+                place = row.job, row.index, text, finish, row.writer.tokens
+                yield TextEvent(*place, event.token, event.logprob, event.top, event.error)
 
     def _engine(self, name: str, parallel: int) -> Any:
         """The open engine of that name; opened first if need be."""
@@ -321,6 +312,9 @@ class TextPipeline(Pipeline):
         if name == "llamacpp" and (parallel > self._parallel or (self._at_once == 1 and parallel != self._parallel)):
             self._engines[name] = self._open_llamacpp(parallel)  # a smaller one may still be at work
             self._parallel = parallel
+        elif name == "native" and parallel > self._native_rows:
+            self._engines[name] = self._open_native(parallel)
+            self._native_rows = parallel
         elif name not in self._engines:
             self._engines[name] = self._open_torch()
         else:
@@ -344,8 +338,8 @@ class TextPipeline(Pipeline):
         return {"fp32": PARALLEL, "int8": 16}.get(precision, 1)
 
     def _open_llamacpp(self, parallel: int) -> TextEngine:
+        from genkit.text.engines import KEYS_AND_VALUES, capacity
         from genkit.text.engines.llamacpp import LlamaCppEngine
-        from genkit.text.engines.llamaserver import KEYS_AND_VALUES, capacity
 
         if self.tokenizer:
             rows, context = capacity(self._shape, parallel)
@@ -355,6 +349,20 @@ class TextPipeline(Pipeline):
 
             room = fitting_context(self.path, check_gguf(self.path), parallel, KEYS_AND_VALUES)
             engine = LlamaCppEngine(self.path, parallel=parallel, context=room)
+        self._undo.callback(engine.close)
+        return engine
+
+    @functools.cached_property
+    def _weights(self) -> Weights:
+        """The model as the native decoder reads it."""
+        from genkit.text.native.weights import Weights
+
+        return Weights(self.path, self._shape)
+
+    def _open_native(self, parallel: int) -> TextEngine:
+        from genkit.text.engines.native import NativeEngine
+
+        engine = NativeEngine(self._weights, parallel=parallel)
         self._undo.callback(engine.close)
         return engine
 

@@ -24,7 +24,7 @@ Task = Literal["text", "image", "train-text", "train-gan", "train-classifier", "
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps", "xpu", "xpu:N")
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16", "int8", "int4")
 ENGINES: dict[Task, tuple[str, ...]] = {
-    "text": ("auto", "torch", "llamacpp"),
+    "text": ("auto", "torch", "native", "llamacpp"),
     "image": ("auto", "torch", "onnx"),
     "train-text": ("auto", "torch"),
     "train-gan": ("auto", "torch"),
@@ -34,11 +34,13 @@ ENGINES: dict[Task, tuple[str, ...]] = {
     "hub": ("auto", "torch"),  # text of a model that transformers runs
     "eval": ("auto", "torch"),
 }
-# the engines for a CPU: the package each needs, and its precisions, the one for auto first
+# the engines for a CPU: how each is installed, and its precisions, the one for auto first
 _NATIVE = {
-    "llamacpp": ("xllamacpp", ("fp32", "fp16", "int8", "int4")),
-    "onnx": ("onnxruntime", ("fp32",)),
+    "llamacpp": ("pip install xllamacpp", ("fp32", "fp16", "int8", "int4")),
+    "native": ("install genkit anew where there is a C compiler", ("fp32",)),
+    "onnx": ("pip install onnxruntime", ("fp32",)),
 }
+_PACKAGES = {"llamacpp": "xllamacpp", "onnx": "onnxruntime"}
 TF32_SINCE = BF16_SINCE = (8, 0)  # compute capability of Ampere
 
 
@@ -146,11 +148,11 @@ def resolve(
 
 def _place_native(engine: str, device: str, precision: str, hardware: Hardware) -> Placement:
     """Where an engine for CPUs runs that was asked for by name."""
-    package, possible = _NATIVE[engine]
+    installation, possible = _NATIVE[engine]
     if device not in ("auto", "cpu"):
         raise ResourceError(f"--engine {engine} does not run on {device}", "use --device cpu, or --engine torch")
     if engine not in hardware.engines:
-        raise ResourceError(f"--engine {engine} is not installed", f"pip install {package}, or use --engine torch")
+        raise ResourceError(f"--engine {engine} is not installed", f"{installation}, or use --engine torch")
     if precision not in ("auto", *possible):
         raise ResourceError(f"--precision {precision} does not work with --engine {engine}", f"use {_either(possible)}")
     return Placement("cpu", possible[0] if precision == "auto" else precision, engine, "as asked")
@@ -228,7 +230,7 @@ def detect() -> Hardware:
         xpu=_intel_gpus() if built.get("xpu") else 0,
         cpus=cpu_count(),
         cpu_bf16=_cpu_bf16(),
-        engines=tuple(name for name, (package, _) in _NATIVE.items() if importlib.util.find_spec(package)),
+        engines=tuple(name for name in _NATIVE if _installed(name)),
         cuda_problem=problem,
     )
 
@@ -254,6 +256,17 @@ def idle_cpus() -> int:
         time.sleep(pause)
     busy = min((int(running[1]) - 1 for running in looks if running), default=round(os.getloadavg()[0]))
     return max(1, cpu_count() - max(0, busy))
+
+
+def _installed(engine: str) -> bool:
+    if engine == "native":
+        return native_library().exists()
+    return importlib.util.find_spec(_PACKAGES[engine]) is not None
+
+
+def native_library() -> Path:
+    """Where the build of the package puts the native decoder."""
+    return Path(__file__).parents[1] / "text" / "native" / ("decode.dylib" if sys.platform == "darwin" else "decode.so")
 
 
 def _cpu_bf16() -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from genkit.cli import COMMANDS
+from genkit.runtime.device import native_library
 
 Run = Callable[..., Any]
 ROOT = Path(__file__).parents[2]
@@ -90,7 +91,10 @@ def speller(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # Text of any bytes.
 
 
-@pytest.mark.parametrize("engine", ["llamacpp", "torch"])
+needs_native = pytest.mark.skipif(not native_library().exists(), reason="there was no C compiler")
+
+
+@pytest.mark.parametrize("engine", ["llamacpp", "torch", pytest.param("native", marks=needs_native)])
 def test_split_code_points_and_control_characters_survive(shell: Run, speller: Path, engine: str) -> None:
     """27 tokens of a byte each; no character of more than one byte is ever a token."""
     for stream in ("--stream", "--no-stream"):

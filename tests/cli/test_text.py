@@ -24,9 +24,12 @@ from genkit import library
 from genkit.cli.samples import in_order
 from genkit.cli.terminal import printable
 from genkit.pipeline import TextEvent
+from genkit.runtime.device import native_library
 
 Run = Callable[..., Any]
 ROOT = Path(__file__).parents[2]
+
+needs_native = pytest.mark.skipif(not native_library().exists(), reason="there was no C compiler")
 
 
 @pytest.fixture
@@ -150,13 +153,34 @@ def test_json_says_what_ran(write: Run) -> None:
     assert [s["seed"] for s in found["samples"]] == [1, 1]  # a search draws nothing
 
 
+@needs_native
+def test_the_native_engine_writes_what_torch_writes(write: Run) -> None:
+    args = ("The", "-n", "3", "--temperature", "1", "--repetition-penalty", "1.2", "--logit-bias", "t=1.5", "--json")
+    found, reference = (json.loads(write(*args, "--engine", engine).out) for engine in ("native", "torch"))
+    assert (found["engine"], found["precision"]) == ("native", "fp32")
+    assert [s["text"] for s in found["samples"]] == [s["text"] for s in reference["samples"]]
+    done = write("The", "--max-new-tokens", "300", "--engine", "native", "--seed", "5")  # longer than the context
+    assert done.out == write("The", "--max-new-tokens", "300", "--engine", "torch", "--seed", "5").out
+
+
+@needs_native
+def test_what_the_native_engine_cannot_do_is_refused(write: Run) -> None:
+    for flags, problem in (
+        (("--bad-word", "cat"), "--engine native cannot do --bad-word (use --engine torch)"),
+        (("--regex", "a+"), "--engine native cannot do --regex (use --engine llamacpp)"),
+        (("--precision", "int8"), "--precision int8 does not work with --engine native (use fp32)"),
+    ):
+        done = write("The", "--engine", "native", *flags)
+        assert (done.text, done.err.strip()) == ("", f"error: {problem}")
+
+
 def test_verbose_says_how_fast(write: Run) -> None:
     err = write("The", "-v").err
     assert re.search(r"^llamacpp loaded the model in \d+\.\d\d s$", err, re.MULTILINE)
     assert re.search(r"^12 tokens in \d+\.\d\d s, the first after \d+\.\d\d s: \d+ tokens/s$", err, re.MULTILINE)
 
 
-@pytest.mark.parametrize("engine", ["llamacpp", "torch"])
+@pytest.mark.parametrize("engine", ["llamacpp", "torch", pytest.param("native", marks=needs_native)])
 def test_log_probabilities(write: Run, engine: str) -> None:
     """Of the model itself: they do not depend on how the token was drawn, and a greedy one is the likeliest."""
     args = ["The", "--logprobs", "3", "--temperature", "0", "--engine", engine, "--precision", "fp32"]

@@ -18,7 +18,7 @@ H100 = CudaDevice("NVIDIA H100", (9, 0), 80 * GB)
 T4 = CudaDevice("Tesla T4", (7, 5), 16 * GB)
 MACHINES = {
     "laptop": Hardware(cpus=4),
-    "full": Hardware(cpus=4, engines=("llamacpp", "onnx")),
+    "full": Hardware(cpus=4, engines=("llamacpp", "native", "onnx")),
     "server": Hardware(cpus=64, cpu_bf16=True),
     "mac": Hardware(mps=True, cpus=8),
     "arc": Hardware(xpu=2, cpus=8),
@@ -147,7 +147,7 @@ def test_an_unknown_precision_or_engine_is_a_usage_error() -> None:
         resolve(precision="fp64", task="text", hardware=MACHINES["laptop"])
     assert str(caught.value) == "--precision 'fp64' is not a precision (use auto, fp32, tf32, bf16, fp16, int8 or int4)"
     for task, engine, offered in (
-        ("text", "onnx", "auto, torch or llamacpp"),
+        ("text", "onnx", "auto, torch, native or llamacpp"),
         ("image", "llamacpp", "auto, torch or onnx"),
         ("train-text", "llamacpp", "auto or torch"),
         ("train-gan", "onnx", "auto or torch"),
@@ -170,6 +170,7 @@ NATIVE = [
     ("text", "auto", "auto", "auto", "cpu", "fp32", "llamacpp"),
     ("text", "cpu", "fp32", "auto", "cpu", "fp32", "llamacpp"),
     ("text", "cpu", "int8", "llamacpp", "cpu", "int8", "llamacpp"),
+    ("text", "auto", "fp32", "native", "cpu", "fp32", "native"),
     ("text", "cpu", "int4", "auto", "cpu", "int4", "llamacpp"),
     ("text", "cpu", "bf16", "auto", "cpu", "bf16", "torch"),
     ("text", "cpu", "auto", "torch", "cpu", "fp32", "torch"),

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from genkit.errors import GenkitError, InputError
-from genkit.text.config import GenerationConfig
+from genkit.text.config import GenerationConfig, GPTConfig
+
+KEYS_AND_VALUES = 2 << 30  # bytes that all rows may fill; a model's context may be longer than memory
 
 Bias = tuple[tuple[tuple[int, ...], float], ...]
 
@@ -103,30 +105,44 @@ def too_long(tokens: int, context: int) -> InputError:
     )
 
 
+def capacity(shape: GPTConfig, parallel: int) -> tuple[int, int]:
+    """Rows at once, and tokens for each, whose keys and values in fp32 fit into `KEYS_AND_VALUES`: whole rows first."""
+    token = 2 * 4 * shape.n_layer * shape.n_kv_head * shape.head_dim  # bytes
+    rows = max(1, min(parallel, KEYS_AND_VALUES // (token * shape.block_size)))
+    return rows, min(shape.block_size, KEYS_AND_VALUES // (token * rows))
+
+
 def lacks(engine: str, config: GenerationConfig, bias: Bias = ()) -> tuple[str, ...]:
     """The flags of `config` that `engine` cannot do.
 
     llama.cpp searches no beams, knows no rule about text, counts the prompt into the two
     penalties that are about generated tokens, and adds a bias before the repetition
-    penalty; a grammar is its alone.
+    penalty; a grammar is its alone. The native decoder has the knobs that look at single
+    tokens.
     """
+    by_text = {
+        "--num-beams": config.num_beams > 1,
+        "--no-repeat-ngram-size": config.no_repeat_ngram_size > 0,
+        "--bad-word": bool(config.bad_word),
+    }
+    by_grammar = {
+        "--json-schema": config.json_schema is not None,
+        "--regex": config.regex is not None,
+        "--grammar": config.grammar is not None,
+    }
+    several = any(len(tokens) > 1 for tokens, _ in bias)
     if engine == "llamacpp":
         unordered = config.repetition_penalty != 1 and any(math.isfinite(value) for _, value in bias)
-        asked = {
-            "--num-beams": config.num_beams > 1,
-            "--no-repeat-ngram-size": config.no_repeat_ngram_size > 0,
-            "--bad-word": bool(config.bad_word),
+        asked = by_text | {
             "--min-new-tokens": config.min_new_tokens > 0,
             "--frequency-penalty": config.frequency_penalty != 0,
             "--presence-penalty": config.presence_penalty != 0,
-            "--logit-bias": any(len(tokens) > 1 for tokens, _ in bias) or unordered,
+            "--logit-bias": several or unordered,
         }
+    elif engine == "native":
+        asked = by_text | by_grammar | {"--logit-bias": several}
     else:
-        asked = {
-            "--json-schema": config.json_schema is not None,
-            "--regex": config.regex is not None,
-            "--grammar": config.grammar is not None,
-        }
+        asked = by_grammar
     return tuple(flag for flag, wanted in asked.items() if wanted)
 
 

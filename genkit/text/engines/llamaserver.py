@@ -18,10 +18,9 @@ from typing import Any
 
 from genkit.errors import GenkitError, InputError, ResourceError, UsageError
 from genkit.runtime.device import cpu_count, idle_cpus
-from genkit.text.config import GenerationConfig, GPTConfig
+from genkit.text.config import GenerationConfig
 from genkit.text.engines import TokenRequest, check_length, too_long
 
-KEYS_AND_VALUES = 2 << 30  # bytes that all rows may fill; a model's context may be longer than memory
 _SMALL = 64 << 20  # bytes of weights
 _ROWS = 8  # that one server gains from having at once
 _SEEDS = (1 << 32) - 1  # llama.cpp draws a seed of its own for the last number of 32 bits
@@ -49,13 +48,6 @@ def layout(gguf: Path, parallel: int) -> tuple[int, int]:
         return 1, cores
     servers = max(1, min(cores, parallel // _ROWS))
     return servers, max(1, cores // servers) if asked else idle_cpus() if servers == 1 else 1
-
-
-def capacity(shape: GPTConfig, parallel: int) -> tuple[int, int]:
-    """Rows at once, and tokens for each, whose keys and values in fp32 fit into `KEYS_AND_VALUES`: whole rows first."""
-    token = 2 * 4 * shape.n_layer * shape.n_kv_head * shape.head_dim  # bytes
-    rows = max(1, min(parallel, KEYS_AND_VALUES // (token * shape.block_size)))
-    return rows, min(shape.block_size, KEYS_AND_VALUES // (token * rows))
 
 
 def start_server(gguf: Path, *, parallel: int, threads: int, context: int, exact: bool) -> Any:

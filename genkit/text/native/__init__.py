@@ -1,0 +1,1 @@
+"""The native decoder: its C source, its build, and the ctypes binding."""
