@@ -128,7 +128,7 @@ def _engines(problems: list[Problem]) -> dict[str, str | None]:
     for engine, version in found.items():
         if version is None:
             problems.append(Problem(f"the {engine} engine is not installed", f"pip install {PACKAGES[engine]}"))
-    return found | {"native": __version__ if native_library().exists() else None}
+    return {"native": __version__ if native_library().exists() else None} | found
 
 
 def _cache(problems: list[Problem]) -> dict[str, Any]:
