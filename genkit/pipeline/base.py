@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -10,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from genkit.errors import ResourceError
 from genkit.runtime.device import Placement, Task, resolve
 
 Note = Callable[[str], None]
@@ -37,7 +37,7 @@ class Pipeline:
         self.path = path
         self.placement = resolve(device, precision, engine, task=self.task)
         self._place: Callable[[str], Placement] = functools.partial(resolve, device, precision, task=self.task)
-        self._asked_precision, self._asked_engine = precision, engine
+        self._asked_device, self._asked_precision, self._asked_engine = device, precision, engine
         self._note: Note = note or (lambda line: None)
         with ExitStack() as undo:  # undone at once when the model does not load
             self._undo = undo
@@ -47,15 +47,19 @@ class Pipeline:
     def _open(self) -> None:
         raise NotImplementedError
 
-    def _prefer(self, engine: str, precision: str) -> None:
-        """Run `engine` in `precision`, where the user left that open."""
+    def _prefer(self, precision: str) -> None:
+        """Run in `precision` where the user left that open, and there is an engine that can."""
+        if self._asked_precision != "auto":
+            return
+        usual = self._place
 
-        def preferred(placement: Placement) -> Placement:
-            return dataclasses.replace(placement, precision=precision) if placement.engine == engine else placement
+        def place(engine: str) -> Placement:
+            try:
+                return resolve(self._asked_device, precision, engine, task=self.task)
+            except ResourceError:
+                return usual(engine)
 
-        place = self._place
-        if self._asked_precision == "auto":
-            self.placement, self._place = preferred(self.placement), lambda name: preferred(place(name))
+        self.placement, self._place = place(self._asked_engine), place
 
     def close(self) -> None:
         """Let the engines go, and put torch's settings back; once is enough."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ class HubPipeline(TextPipeline):
         size = int(model.get_output_embeddings().weight.shape[0])
         engine = HubTextEngine(model, runtime, self._context, lambda: tokenizer.pieces(size))
         self._undo.callback(engine.close)
-        self._engines, self._parallel = {"torch": engine}, 0
+        self._engines, self._rooms = {"torch": engine}, {"torch": math.inf}
 
     @property
     def context(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -57,7 +58,7 @@ class TextPipeline(Pipeline):
 
         self._engines: dict[str, Any] = {}  # TextEngine by name
         self._moved: set[str] = set()  # the engines that took over a request
-        self._parallel = self._native_rows = 0  # what the open llama.cpp and the open native engine have room for
+        self._rooms: dict[str, float] = {}  # rows that the open engines have room for
         self.tokenizer: Tokenizer | None = None
         if self.path.suffix == library.GGUF and self.path.is_file():
             self._check_gguf()
@@ -65,17 +66,27 @@ class TextPipeline(Pipeline):
         self.tokenizer = Tokenizer.load(self.path)
         self._shape = GPTConfig.from_hf(read_json(self.path / library.CONFIG))
         if stored := library.quantization(self.path):
-            self._prefer("llamacpp", stored.precision)
+            self._prefer(stored.precision)
         if self.tokenizer.vocab_size > self._shape.vocab_size:
             raise InputError(
                 f"{self.path}: the tokenizer has {self.tokenizer.vocab_size} tokens, the model {self._shape.vocab_size}"
             )
+        if self.placement.engine == "native":
+            self._map_weights()
         if self.placement.engine == "llamacpp":
             self._make_view()
-        if self.placement.engine == "native":
-            _ = self._weights
         if self.placement.engine == "torch":
-            self._engines["torch"] = self._open_torch()
+            self._engine("torch", PARALLEL)
+
+    def _map_weights(self) -> None:
+        """So that damaged weights are refused at once; llama.cpp takes over where the decoder does not load."""
+        try:
+            _ = self._weights
+        except ResourceError as error:
+            if self._asked_engine != "auto":
+                raise
+            self.placement = self._place("llamacpp")
+            self._note(f"done by llamacpp: {error.message}")
 
     def _make_view(self) -> None:
         """So that damaged weights are refused at once; torch takes over what llama.cpp cannot hold."""
@@ -308,19 +319,29 @@ class TextPipeline(Pipeline):
 
     def _engine(self, name: str, parallel: int) -> Any:
         """The open engine of that name; opened first if need be."""
-        started = time.monotonic()
-        if name == "llamacpp" and (parallel > self._parallel or (self._at_once == 1 and parallel != self._parallel)):
-            self._engines[name] = self._open_llamacpp(parallel)  # a smaller one may still be at work
-            self._parallel = parallel
-        elif name == "native" and parallel > self._native_rows:
-            self._engines[name] = self._open_native(parallel)
-            self._native_rows = parallel
-        elif name not in self._engines:
-            self._engines[name] = self._open_torch()
-        else:
+        room = self._rooms.get(name, 0)  # of the open one; a smaller one may still be at work
+        exactly = name == "llamacpp" and self._at_once == 1
+        if name in self._engines and (parallel == room if exactly else parallel <= room):
             return self._engines[name]
+        started = time.monotonic()
+        self._engines[name], self._rooms[name] = self._opened(name, parallel)
+        self._undo.callback(self._engines[name].close)
         self._note(f"{name} loaded the model in {time.monotonic() - started:.2f} s")
         return self._engines[name]
+
+    def _opened(self, name: str, parallel: int) -> tuple[TextEngine, float]:
+        """A new engine, and for how many rows it has room."""
+        from genkit.pipeline.opening import open_llamacpp, open_torch
+
+        if name == "native":
+            from genkit.text.engines.native import NativeEngine
+
+            return NativeEngine(self._weights, parallel=parallel), parallel
+        if name == "llamacpp":
+            known = self.tokenizer is not None
+            return open_llamacpp(self._view if known else self.path, self._shape if known else None, parallel), parallel
+        assert self.tokenizer is not None  # `_engine_for` sends no .gguf here
+        return open_torch(self.path, self._shape, self.tokenizer, self._place(name), self._undo), math.inf
 
     @functools.cached_property
     def _at_once(self) -> int:
@@ -337,34 +358,12 @@ class TextPipeline(Pipeline):
             precision = {0: "fp32", 7: "int8"}.get(file_type, "other")  # all F32, mostly Q8_0
         return {"fp32": PARALLEL, "int8": 16}.get(precision, 1)
 
-    def _open_llamacpp(self, parallel: int) -> TextEngine:
-        from genkit.text.engines import KEYS_AND_VALUES, capacity
-        from genkit.text.engines.llamacpp import LlamaCppEngine
-
-        if self.tokenizer:
-            rows, context = capacity(self._shape, parallel)
-            engine = LlamaCppEngine(self._view, parallel=rows, context=context)
-        else:
-            from genkit.text.gguf.check import check_gguf, fitting_context
-
-            room = fitting_context(self.path, check_gguf(self.path), parallel, KEYS_AND_VALUES)
-            engine = LlamaCppEngine(self.path, parallel=parallel, context=room)
-        self._undo.callback(engine.close)
-        return engine
-
     @functools.cached_property
     def _weights(self) -> Weights:
         """The model as the native decoder reads it."""
         from genkit.text.native.weights import Weights
 
-        return Weights(self.path, self._shape)
-
-    def _open_native(self, parallel: int) -> TextEngine:
-        from genkit.text.engines.native import NativeEngine
-
-        engine = NativeEngine(self._weights, parallel=parallel)
-        self._undo.callback(engine.close)
-        return engine
+        return Weights(self.path, self._shape, self._place("native").precision)
 
     @functools.cached_property
     def _view(self) -> Path:
@@ -372,24 +371,3 @@ class TextPipeline(Pipeline):
         from genkit.text.gguf.convert import gguf_view
 
         return gguf_view(self.path, self._place("llamacpp").precision)
-
-    def _open_torch(self) -> TextEngine:
-        from genkit.runtime.manager import Runtime, memory_guard
-        from genkit.text.engines.torch import TorchTextEngine
-        from genkit.text.models.store import check_usable, load_model
-
-        assert self.tokenizer is not None  # `_engine_for` sends no .gguf here
-        runtime = Runtime(self._place("torch"))
-        self._undo.enter_context(runtime.settings())
-        with memory_guard("use --device cpu, or a smaller model"):
-            model = load_model(self.path)
-            check_usable(self.path, model, self.tokenizer)
-            engine = TorchTextEngine(model, runtime, self._token_pieces)
-        self._undo.callback(engine.close)
-        return engine
-
-    def _token_pieces(self) -> Sequence[bytes | None]:
-        """The bytes that each token stands for, which bad words are looked up in."""
-        from genkit.text.gguf.vocabulary import token_pieces
-
-        return token_pieces(read_json(self.path / library.TOKENIZER, limit=library.MAX_TOKENIZER), self._shape)

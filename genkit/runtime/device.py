@@ -7,6 +7,7 @@ machine, `resolve` is a pure function of what was asked and what is there.
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib.util
 import os
 import platform
@@ -24,7 +25,7 @@ Task = Literal["text", "image", "train-text", "train-gan", "train-classifier", "
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps", "xpu", "xpu:N")
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16", "int8", "int4")
 ENGINES: dict[Task, tuple[str, ...]] = {
-    "text": ("auto", "torch", "native", "llamacpp"),
+    "text": ("auto", "torch", "llamacpp", "native"),
     "image": ("auto", "torch", "onnx"),
     "train-text": ("auto", "torch"),
     "train-gan": ("auto", "torch"),
@@ -36,10 +37,11 @@ ENGINES: dict[Task, tuple[str, ...]] = {
 }
 # the engines for a CPU: how each is installed, and its precisions, the one for auto first
 _NATIVE = {
+    "native": ("install genkit anew where there is a C compiler", ("fp32", "int8")),
     "llamacpp": ("pip install xllamacpp", ("fp32", "fp16", "int8", "int4")),
-    "native": ("install genkit anew where there is a C compiler", ("fp32",)),
     "onnx": ("pip install onnxruntime", ("fp32",)),
 }
+_USUAL: dict[Task, tuple[str, ...]] = {"text": ("native", "llamacpp"), "image": ("onnx",)}  # best first
 _PACKAGES = {"llamacpp": "xllamacpp", "onnx": "onnxruntime"}
 TF32_SINCE = BF16_SINCE = (8, 0)  # compute capability of Ampere
 
@@ -117,7 +119,8 @@ def resolve(
         device: auto takes the first of cuda, mps, xpu, cpu that is there.
         precision: auto is bf16 on xpu, on GPUs since Ampere, and for training on
             CPUs that have it; fp16 on older GPUs; else the engine's own choice.
-        engine: auto is llamacpp or onnx for sampling on a CPU, else torch.
+        engine: auto is, for sampling on a CPU, native or onnx, or llamacpp where there is no
+            native or in a precision of its own; else torch.
         hardware: default: `detect()`.
 
     Raises:
@@ -131,13 +134,15 @@ def resolve(
     if engine not in ENGINES[task]:
         raise UsageError(f"--engine {engine!r} is not an engine for {task}", f"use {_either(ENGINES[task])}")
     hardware = hardware if hardware is not None else detect()
-    native = ENGINES[task][-1]
     if engine in _NATIVE:
         return _place_native(engine, device, precision, hardware)
     placed, why = _choose_device(device, hardware)
-    own = _NATIVE[native][1] if engine == "auto" and placed == "cpu" and native in hardware.engines else ()
-    if own and precision in ("auto", *own):
-        return Placement(placed, own[0] if precision == "auto" else precision, native, why)
+    own: list[str] = []
+    for name in _USUAL.get(task, ()) if engine == "auto" and placed == "cpu" else ():
+        possible = _NATIVE[name][1] if name in hardware.engines else ()
+        if possible and precision in ("auto", *possible):
+            return Placement(placed, possible[0] if precision == "auto" else precision, name, why)
+        own += possible
     if precision == "auto" and placed == "cpu" and hardware.cpu_bf16 and task.startswith("train"):
         # twice to three times as fast as fp32; sampling is bound by memory and stays exact
         return Placement(placed, "bf16", "torch", f"{why}; this CPU trains fastest in bf16")
@@ -204,8 +209,8 @@ _REASONS = {
 }
 
 
-def _choose_precision(precision: str, device: str, hardware: Hardware, also: tuple[str, ...]) -> str:
-    """The precision in which torch computes on `device`; an engine for CPUs does `also` those."""
+def _choose_precision(precision: str, device: str, hardware: Hardware, also: list[str]) -> str:
+    """The precision in which torch computes on `device`; engines for CPUs do `also` those."""
     possible = precisions(device, hardware)
     if precision == "auto":
         return possible[0]
@@ -260,7 +265,10 @@ def idle_cpus() -> int:
 
 def _installed(engine: str) -> bool:
     if engine == "native":
-        return native_library().exists()
+        runs = (
+            platform.machine().lower() not in ("x86_64", "amd64") or not _cpu_flags() or _cpu_flags() >= {"avx2", "fma"}
+        )
+        return runs and native_library().exists()
     return importlib.util.find_spec(_PACKAGES[engine]) is not None
 
 
@@ -271,8 +279,14 @@ def native_library() -> Path:
 
 def _cpu_bf16() -> bool:
     """Whether the CPU has bf16 matrix instructions (Linux)."""
+    return bool({"avx512_bf16", "amx_bf16"} & _cpu_flags())
+
+
+@functools.cache
+def _cpu_flags() -> frozenset[str]:
+    """What an x86 CPU says that it can do (Linux); elsewhere nothing."""
     flags = re.search(r"^flags\s*:(.*)$", _read(Path("/proc/cpuinfo")), re.MULTILINE)
-    return bool(flags and {"avx512_bf16", "amx_bf16"} & set(flags[1].split()))
+    return frozenset(flags[1].split()) if flags else frozenset()
 
 
 def _torch_build() -> dict[str, bool]:

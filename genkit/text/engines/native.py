@@ -1,8 +1,8 @@
-"""The native engine: text on a CPU in fp32, straight from the safetensors file.
+"""The native engine: text on a CPU in fp32 or int8, straight from the safetensors file.
 
-A row has the bits that it has alone, in whatever company and on however many threads,
-and draws the tokens that the torch engine draws from the same seed, but for logits that
-differ in their last places.
+A row has the bits that it has alone, in whatever company and on however many threads. In
+fp32 it draws the tokens that the torch engine draws from the same seed, but for logits
+that differ in their last places.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class _Decoder:
     def __init__(self, weights: Weights, rows: int, slots: int, threads: int) -> None:
         self._weights, self._library = weights, library()
         tensors = (ctypes.c_void_p * len(weights.tensors))(*weights.tensors)
-        self._model = self._library.gk_open(ctypes.byref(weights.shape), tensors, rows, slots, threads)
+        self._model = self._library.gk_open(ctypes.byref(weights.shape), tensors, weights.rounded, rows, slots, threads)
         if not self._model:
             raise ResourceError("memory is short", "lower -n or --parallel")
         self._tokens, self._places, self._positions, self._wanted = ((ctypes.c_int * MOST)() for _ in range(4))

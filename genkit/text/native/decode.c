@@ -1,4 +1,5 @@
-/* A decoder-only transformer on a CPU in fp32: GPT-2, Llama and Qwen3, many rows at once.
+/* A decoder-only transformer on a CPU: GPT-2, Llama and Qwen3, many rows at once, in fp32 or with products of
+ * whole numbers of 8 bits.
  *
  * Each row has the bits that it has alone, whatever stands beside it and however many
  * threads there are: every product is a sum over k in one order, LANES apart. Weights lie
@@ -22,8 +23,9 @@ typedef struct { /* mirrors library.py's Shape */
 
 /* weights (out, in); what an arch does not have is NULL */
 typedef struct {
-    const float *norm1, *norm1_bias, *q, *q_bias, *k, *k_bias, *v, *v_bias, *o, *o_bias, *q_norm, *k_norm;
-    const float *norm2, *norm2_bias, *gate, *up, *up_bias, *down, *down_bias;
+    Matrix q, k, v, o, gate, up, down;
+    const float *q_bias, *k_bias, *v_bias, *o_bias, *up_bias, *down_bias;
+    const float *norm1, *norm1_bias, *norm2, *norm2_bias, *q_norm, *k_norm;
 } Block;
 
 typedef struct { /* item m is a token of the row at a place */
@@ -33,10 +35,12 @@ typedef struct { /* item m is a token of the row at a place */
 } Batch;
 
 typedef struct {
-    const float *embed, *positions, *norm, *norm_bias, *head;
+    const float *embed, *positions, *norm, *norm_bias;
+    Matrix head;
     const Block *blocks;
     Shape shape;
     int slots, rows, threads;
+    int widest;                       /* inputs of a product that are rounded; 0 if none are */
     float *cos, *sin;                 /* (slots, head_dim / 2) */
     float *keys, *values;             /* (layers, rows, kv_heads, slots, head_dim) */
     Row *state;                       /* (rows) */
@@ -147,13 +151,22 @@ static void part(int whole, int grain, int me, int threads, int *begin, int *end
     if (*begin > *end) *begin = *end;
 }
 
+/* The left side of products with `w`: x (M, K), rounded if w is. */
+static Rows left(int M, int K, const float *x, const Matrix *w, Rows room) {
+    room.floats = x, room.stride = K;
+    if (w->levels) round_rows(M, K, x, K, room.levels, room.scales);
+    return room;
+}
+
 /* From tokens to drawn tokens. The threads share the columns of each product; x, y, h and logits are common. */
 static void forward(Model *s, int me, int threads, Batch batch, float *x, float *y, float *h, float *logits,
                     float *own) {
     const Shape *g = &s->shape;
     const int M = batch.count, C = g->width, D = g->head_dim, H = g->heads, KV = g->kv_heads, G = H / KV, half = D / 2;
     float *normed = own, *q = normed + MOST * C, *kv = q + MOST * H * D, *up = kv + MOST * D;
-    float *scores = up + MOST * g->inner;
+    float *scores = up + MOST * g->inner, *work = scores + s->slots + 2 * LANES;
+    Rows room = {NULL, 0, NULL, NULL};
+    if (s->widest) room.scales = work + 6 * (size_t)g->vocab, room.levels = (int8_t *)(room.scales + MOST * s->widest / GROUP);
     int k0, k1, c0, c1, i0, i1, v0, v1;
     part(KV, 1, me, threads, &k0, &k1);
     part(C, 16, me, threads, &c0, &c1);
@@ -168,13 +181,14 @@ static void forward(Model *s, int me, int threads, Batch batch, float *x, float 
     for (int l = 0; l < g->layers; l++) {
         const Block *b = s->blocks + l;
         for (int m = 0; m < M; m++) normalise(g, x + m * C, b->norm1, b->norm1_bias, normed + m * C);
-        product(M, k0 * G * D, k1 * G * D, C, normed, C, b->q, q, H * D, 0);
+        Rows in = left(M, C, normed, &b->q, room);
+        product(M, k0 * G * D, k1 * G * D, C, in, b->q, q, H * D, 0);
         add_bias(M, k0 * G * D, k1 * G * D, b->q_bias, q, H * D);
         for (int j = k0; j < k1; j++) {
             float *keys = s->keys + (((size_t)l * s->rows) * KV + j) * s->slots * D;
             float *values = s->values + (keys - s->keys);
             const size_t row = (size_t)KV * s->slots * D;
-            product(M, j * D, j * D + D, C, normed, C, b->k, kv - j * D, D, 0);
+            product(M, j * D, j * D + D, C, in, b->k, kv - j * D, D, 0);
             add_bias(M, j * D, j * D + D, b->k_bias, kv - j * D, D);
             for (int m = 0; m < M; m++) {
                 const size_t angle = (size_t)batch.positions[m] * half;
@@ -182,7 +196,7 @@ static void forward(Model *s, int me, int threads, Batch batch, float *x, float 
                 if (s->cos) rotate(kv + m * D, s->cos + angle, s->sin + angle, half);
                 memcpy(keys + batch.places[m] * row + (size_t)batch.positions[m] * D, kv + m * D, sizeof(float) * D);
             }
-            product(M, j * D, j * D + D, C, normed, C, b->v, kv - j * D, D, 0);
+            product(M, j * D, j * D + D, C, in, b->v, kv - j * D, D, 0);
             add_bias(M, j * D, j * D + D, b->v_bias, kv - j * D, D);
             for (int m = 0; m < M; m++)
                 memcpy(values + batch.places[m] * row + (size_t)batch.positions[m] * D, kv + m * D, sizeof(float) * D);
@@ -197,24 +211,25 @@ static void forward(Model *s, int me, int threads, Batch batch, float *x, float 
                 }
         }
         meet(s, threads);
-        product(M, c0, c1, H * D, y, H * D, b->o, x, C, 1);
+        product(M, c0, c1, H * D, left(M, H * D, y, &b->o, room), b->o, x, C, 1);
         add_bias(M, c0, c1, b->o_bias, x, C);
         meet(s, threads);
         for (int m = 0; m < M; m++) normalise(g, x + m * C, b->norm2, b->norm2_bias, normed + m * C);
-        product(M, i0, i1, C, normed, C, b->up, up, g->inner, 0);
+        in = left(M, C, normed, &b->up, room);
+        product(M, i0, i1, C, in, b->up, up, g->inner, 0);
         add_bias(M, i0, i1, b->up_bias, up, g->inner);
-        if (b->gate) product(M, i0, i1, C, normed, C, b->gate, h, g->inner, 0);
+        if (b->gate.floats) product(M, i0, i1, C, in, b->gate, h, g->inner, 0);
         for (int m = 0; m < M; m++) {
             float *u = up + m * g->inner, *z = h + m * g->inner;
             for (int i = i0; i < i1; i += LANES) { /* reads past the end: into what follows, or the margin */
-                vec out = activation(g->arch, load((b->gate ? z : u) + i));
-                if (b->gate) out *= load(u + i);
+                vec out = activation(g->arch, load((b->gate.floats ? z : u) + i));
+                if (b->gate.floats) out *= load(u + i);
                 if (i + LANES <= i1) store(z + i, out);
                 else for (int j = 0; i + j < i1; j++) z[i + j] = out[j];
             }
         }
         meet(s, threads);
-        product(M, c0, c1, g->inner, h, g->inner, b->down, x, C, 1);
+        product(M, c0, c1, g->inner, left(M, g->inner, h, &b->down, room), b->down, x, C, 1);
         add_bias(M, c0, c1, b->down_bias, x, C);
         meet(s, threads);
     }
@@ -224,9 +239,8 @@ static void forward(Model *s, int me, int threads, Batch batch, float *x, float 
             normalise(g, x + m * C, s->norm, s->norm_bias, normed + count * C);
             items[count++] = m;
         }
-    product(count, v0, v1, C, normed, C, s->head, logits, g->vocab, 0);
+    product(count, v0, v1, C, left(count, C, normed, &s->head, room), s->head, logits, g->vocab, 0);
     meet(s, threads);
-    float *work = scores + s->slots + LANES;
     for (int i = me; i < count; i += threads) {
         float *found = logits + (size_t)i * g->vocab;
         Row *row = s->state + batch.places[items[i]];
@@ -301,18 +315,22 @@ EXPORT void gk_close(Model *s) {
     free(s->keys), free(s->values), free(s->cos), free(s->sin), free((void *)s->blocks), free(s);
 }
 
-/* tensors: embedding, positions, norm, its bias, head, then each block's in the order of Block.
- * NULL if memory is short. */
-EXPORT Model *gk_open(const Shape *shape, const float *const *tensors, int rows, int slots, int threads) {
+/* tensors: embedding, positions, norm, its bias, head, then each block's in the order of Block; `rounded` if any
+ * has levels. NULL if memory is short. */
+EXPORT Model *gk_open(const Shape *shape, const void *const *tensors, int rounded, int rows, int slots,
+                      int threads) {
     const Shape *g = shape;
     Model *s = calloc(1, sizeof *s);
     if (!s) return NULL;
     s->shape = *shape, s->rows = rows, s->slots = slots, s->threads = threads;
-    s->embed = tensors[0], s->positions = tensors[1];
-    s->norm = tensors[2], s->norm_bias = tensors[3], s->head = tensors[4];
+    s->embed = tensors[0], s->positions = tensors[1], s->norm = tensors[2], s->norm_bias = tensors[3];
+    memcpy(&s->head, tensors + 4, sizeof(Matrix));
     Block *blocks = malloc(g->layers * sizeof(Block));
     s->blocks = blocks;
-    if (blocks) memcpy(blocks, tensors + 5, g->layers * sizeof(Block));
+    if (blocks) memcpy(blocks, tensors + 7, g->layers * sizeof(Block));
+    int widest = g->width > g->inner ? g->width : g->inner;
+    widest = widest > g->heads * g->head_dim ? widest : g->heads * g->head_dim;
+    if (rounded) s->widest = (widest + GROUP - 1) / GROUP * GROUP;
     const size_t cache = (size_t)g->layers * rows * g->kv_heads * slots * g->head_dim, f = sizeof(float);
     s->keys = calloc(cache, f), s->values = calloc(cache, f), s->state = calloc(rows, sizeof(Row));
     s->x = malloc(f * MOST * g->width), s->y = malloc(f * MOST * g->heads * g->head_dim);
@@ -327,7 +345,8 @@ EXPORT Model *gk_open(const Shape *shape, const float *const *tensors, int rows,
     }
     for (int t = 0; whole && t < threads; t++) {
         size_t count = MOST * (size_t)(g->width + g->heads * g->head_dim + g->head_dim + g->inner);
-        count += slots + 2 * LANES + 6 * (size_t)g->vocab;
+        count += slots + 3 * LANES + 6 * (size_t)g->vocab;
+        count += MOST * s->widest / GROUP + MOST * s->widest / sizeof(float);
         whole = (s->own[t] = malloc(f * count)) != NULL;
     }
     if (whole && g->arch != GPT2) {
@@ -379,8 +398,17 @@ EXPORT int gk_runs_here(void) {
 #endif
 }
 
+/* A matrix (rows, columns) as levels and scales. */
+EXPORT void gk_round(const float *from, int8_t *levels, float *scales, int rows, int columns) {
+    round_rows(rows, columns, from, columns, levels, scales);
+}
+
 /* (rows, columns) to (columns, rows): GPT-2 stores its products the other way round. */
 EXPORT void gk_transpose(const float *from, float *to, int rows, int columns) {
-    for (int c = 0; c < columns; c++)
-        for (int r = 0; r < rows; r++) to[(size_t)c * rows + r] = from[(size_t)r * columns + c];
+    enum { SIDE = 16 }; /* a square of both is in the cache */
+    for (int top = 0; top < rows; top += SIDE)
+        for (int left = 0; left < columns; left += SIDE)
+            for (int c = left; c < left + SIDE && c < columns; c++)
+                for (int r = top; r < top + SIDE && r < rows; r++)
+                    to[(size_t)c * rows + r] = from[(size_t)r * columns + c];
 }

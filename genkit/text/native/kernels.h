@@ -1,4 +1,7 @@
 /* Vectors, and products whose sums have one order. */
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -49,57 +52,135 @@ INLINE vec vexp(vec x) {
     return (vec)((ivec)y + bits);
 }
 
+#define GROUP 32 /* numbers of a row that share a scale */
+
+typedef struct { /* (N, K): floats, or whole numbers of 8 bits and a scale for each GROUP of a row */
+    const float *floats;
+    const int8_t *levels; /* NULL where the floats are to be read */
+    const float *scales;
+} Matrix;
+
+typedef struct { /* the left side of a product, (M, K) */
+    const float *floats;
+    int stride; /* of the floats */
+    int8_t *levels;
+    float *scales;
+} Rows;
+
+/* x (M, K), each GROUP in steps of its largest magnitude / 127 */
+static void round_rows(int M, int K, const float *x, int stride, int8_t *levels, float *scales) {
+    for (int m = 0; m < M; m++)
+        for (int k = 0; k < K; k += GROUP) {
+            const float *from = x + (size_t)m * stride + k;
+            ivec most = {};
+            UNROLL for (int i = 0; i < GROUP; i += LANES) { /* without a sign, floats order as whole numbers */
+                ivec size = (ivec)load(from + i) & 0x7fffffff;
+                ivec more = size > most;
+                most = (size & more) | (most & ~more);
+            }
+            int32_t top = 0;
+            UNROLL for (int i = 0; i < LANES; i++) top = most[i] > top ? most[i] : top;
+            float extreme;
+            memcpy(&extreme, &top, sizeof top);
+            *scales++ = extreme / 127;
+            float steps = extreme > 1e-30f ? 127 / extreme : 0;
+            UNROLL for (int i = 0; i < GROUP; i += LANES) {
+                ivec bits = (ivec)(load(from + i) * steps + 12582912.0f); /* the nearest is in its last bits */
+                UNROLL for (int j = 0; j < LANES; j++) *levels++ = (int8_t)bits[j];
+            }
+        }
+}
+
+/* the products of a GROUP in LANES sums, exactly */
+INLINE ivec dot(const int8_t *x, const int8_t *w) {
+#ifdef __AVX2__
+    __m256i a = _mm256_loadu_si256((const __m256i *)x), b = _mm256_loadu_si256((const __m256i *)w);
+    __m256i pairs = _mm256_maddubs_epi16(_mm256_sign_epi8(b, b), _mm256_sign_epi8(a, b)); /* |b| a sign(b) */
+    return (ivec)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+#else
+    ivec total = {};
+    for (int i = 0; i < GROUP; i += LANES)
+        for (int j = 0; j < LANES; j++) total[j] += (int32_t)x[i + j] * w[i + j];
+    return total;
+#endif
+}
+
+#define MORE 8 /* columns of a tile of one row */
+
 /* y[m][n] = x[m] . w[n], for M x N of them at once */
-INLINE void tile(const int M, const int N, int K, const float *x, int ldx, const float *w, float *y, int ldy,
-                 int add) {
-    vec acc[4][8];
+INLINE void tile(const int M, const int N, const int rounded, int K, Rows x, Matrix w, float *y, int ldy, int add) {
+    vec acc[4][MORE];
     UNROLL for (int m = 0; m < M; m++)
         UNROLL for (int n = 0; n < N; n++) acc[m][n] = splat(0);
     int k = 0;
-    for (; k + LANES <= K; k += LANES) {
+    for (; rounded && k < K; k += GROUP) {
+        const int groups = K / GROUP, g = k / GROUP;
+        UNROLL for (int n = 0; n < N; n++)
+            UNROLL for (int m = 0; m < M; m++) {
+                ivec whole = dot(x.levels + (size_t)m * K + k, w.levels + (size_t)n * K + k);
+                acc[m][n] += __builtin_convertvector(whole, vec) * (x.scales[m * groups + g] * w.scales[n * groups + g]);
+            }
+    }
+    for (; !rounded && k + LANES <= K; k += LANES) {
         vec a[4];
-        UNROLL for (int m = 0; m < M; m++) a[m] = load(x + m * ldx + k);
+        UNROLL for (int m = 0; m < M; m++) a[m] = load(x.floats + (size_t)m * x.stride + k);
         UNROLL for (int n = 0; n < N; n++) {
-            vec b = load(w + (size_t)n * K + k);
+            vec b = load(w.floats + (size_t)n * K + k);
             UNROLL for (int m = 0; m < M; m++) acc[m][n] += a[m] * b;
         }
     }
     UNROLL for (int m = 0; m < M; m++) {
-        float total[8];
+        float total[MORE];
         if (N % 4 == 0)
             for (int n = 0; n < N; n += 4)
                 *(vec4 *)(total + n) = sums(acc[m][n], acc[m][n + 1], acc[m][n + 2], acc[m][n + 3]);
         else
             UNROLL for (int n = 0; n < N; n++) total[n] = sum(acc[m][n]);
         UNROLL for (int n = 0; n < N; n++) {
-            for (int i = k; i < K; i++) total[n] += x[m * ldx + i] * w[(size_t)n * K + i];
+            for (int i = k; i < K; i++) total[n] += x.floats[(size_t)m * x.stride + i] * w.floats[(size_t)n * K + i];
             y[m * ldy + n] = add ? y[m * ldy + n] + total[n] : total[n];
         }
     }
 }
 
-#define ROWS 3
-/* columns [begin, end) of y (M, N) = x (M, K) w (N, K)^T; y += with add */
-static void product(int M, int begin, int end, int K, const float *x, int ldx, const float *w, float *y, int ldy,
-                    int add) {
+#define TALL 3 /* rows of a tile */
+
+INLINE Rows rows_from(Rows x, int m, int K) {
+    size_t by = (size_t)m * K;
+    if (x.levels) x.levels += by, x.scales += by / GROUP;
+    x.floats += (size_t)m * x.stride;
+    return x;
+}
+
+INLINE Matrix columns_from(Matrix w, int n, int K) {
+    size_t by = (size_t)n * K;
+    if (w.levels) w.levels += by, w.scales += by / GROUP;
+    w.floats += by;
+    return w;
+}
+
+INLINE void tiles(const int rounded, int M, int begin, int end, int K, Rows x, Matrix w, float *y, int ldy, int add) {
     int n = begin;
     if (M == 1) {
-        for (; n + 8 <= end; n += 8) tile(1, 8, K, x, ldx, w + (size_t)n * K, y + n, ldy, add);
-        for (; n < end; n++) tile(1, 1, K, x, ldx, w + (size_t)n * K, y + n, ldy, add);
+        for (; n + MORE <= end; n += MORE) tile(1, MORE, rounded, K, x, columns_from(w, n, K), y + n, ldy, add);
+        for (; n < end; n++) tile(1, 1, rounded, K, x, columns_from(w, n, K), y + n, ldy, add);
         return;
     }
-    for (; n < end; n += 4) {
-        const float *own = w + (size_t)n * K;
-        if (n + 4 > end) {
-            for (; n < end; n++)
-                for (int m = 0; m < M; m++)
-                    tile(1, 1, K, x + m * ldx, ldx, w + (size_t)n * K, y + m * ldy + n, ldy, add);
-            return;
-        }
+    for (; n + 4 <= end; n += 4) {
+        Matrix own = columns_from(w, n, K);
         int m = 0;
-        for (; m + ROWS <= M; m += ROWS) tile(ROWS, 4, K, x + m * ldx, ldx, own, y + m * ldy + n, ldy, add);
-        for (; m < M; m++) tile(1, 4, K, x + m * ldx, ldx, own, y + m * ldy + n, ldy, add);
+        for (; m + TALL <= M; m += TALL) tile(TALL, 4, rounded, K, rows_from(x, m, K), own, y + m * ldy + n, ldy, add);
+        for (; m < M; m++) tile(1, 4, rounded, K, rows_from(x, m, K), own, y + m * ldy + n, ldy, add);
     }
+    for (; n < end; n++)
+        for (int m = 0; m < M; m++)
+            tile(1, 1, rounded, K, rows_from(x, m, K), columns_from(w, n, K), y + m * ldy + n, ldy, add);
+}
+
+/* columns [begin, end) of y (M, N) = x (M, K) w (N, K)^T; y += with add */
+static void product(int M, int begin, int end, int K, Rows x, Matrix w, float *y, int ldy, int add) {
+    if (w.levels) tiles(1, M, begin, end, K, x, w, y, ldy, add);
+    else tiles(0, M, begin, end, K, x, w, y, ldy, add);
 }
 
 /* x / sqrt(mean(x^2) + eps) * gain (Zhang and Sennrich 2019) */

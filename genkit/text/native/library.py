@@ -12,6 +12,7 @@ from genkit.runtime.device import native_library
 
 MOST = 64  # items of a step
 TOP = 100  # likeliest tokens that are told
+GROUP = 32  # numbers of a row that share a scale
 NONE_LEFT, NOT_FINITE = -1, -2  # in place of a token
 
 
@@ -60,10 +61,11 @@ def library() -> Any:
     if not found.gk_runs_here():
         raise ResourceError("the native decoder needs a processor with AVX2 and FMA", "use --engine llamacpp")
     items = POINTER(c_int)
-    found.gk_open.argtypes = [POINTER(Shape), POINTER(c_void_p), c_int, c_int, c_int]
+    found.gk_open.argtypes = [POINTER(Shape), POINTER(c_void_p), c_int, c_int, c_int, c_int]
     found.gk_open.restype = c_void_p
     found.gk_close.argtypes = [c_void_p]
     found.gk_begin.argtypes = [c_void_p, c_int, POINTER(Settings), items, c_int, c_int]
     found.gk_step.argtypes = [c_void_p, c_int, items, items, items, items, POINTER(Drawn)]
+    found.gk_round.argtypes = [c_void_p, c_void_p, c_void_p, c_int, c_int]
     found.gk_transpose.argtypes = [c_void_p, c_void_p, c_int, c_int]
     return found
