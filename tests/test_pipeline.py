@@ -21,6 +21,7 @@ import genkit
 from genkit import library
 from genkit.errors import InputError, UsageError
 from genkit.pipeline import ImagePipeline, TextJob, TextPipeline, load
+from genkit.runtime.device import native_library, resolve
 from genkit.runtime.seeds import derive_seed
 from genkit.text.config import GenerationConfig, GPTConfig
 from genkit.text.engines import TokenEvent, TokenRequest, capacity
@@ -28,6 +29,8 @@ from genkit.text.engines.llamacpp import LlamaCppEngine
 from genkit.text.gguf.convert import write_gguf
 from genkit.text.tokenizer import Tokenizer
 from genkit.training.weights import load_tensors, save_tensors
+
+needs_native = pytest.mark.skipif(not native_library().exists(), reason="there was no C compiler")
 
 
 class Script:
@@ -55,7 +58,7 @@ def tokenizer(pipeline: TextPipeline) -> Tokenizer:
     return pipeline.tokenizer
 
 
-@pytest.fixture(params=["llamacpp", "torch"])
+@pytest.fixture(params=["llamacpp", "torch", pytest.param("native", marks=needs_native)])
 def pipeline(tiny_text: Path, request: pytest.FixtureRequest) -> Iterator[TextPipeline]:
     with load(tiny_text, device="cpu", engine=request.param) as loaded:
         assert isinstance(loaded, TextPipeline)
@@ -271,7 +274,7 @@ def test_a_model_that_does_not_load_leaves_torch_as_it_was(tiny_text: Path, tmp_
     folder = shutil.copytree(tiny_text, tmp_path / "model")
     (folder / "model.safetensors").write_bytes(b"")
     before = torch.backends.cudnn.allow_tf32
-    for engine in ("llamacpp", "torch"):
+    for engine in ("llamacpp", "torch", "auto"):
         with pytest.raises(InputError) as caught:
             load(folder, device="cpu", engine=engine)
         assert caught.value.exit_code == 3
@@ -343,10 +346,11 @@ def test_a_knob_that_an_engine_lacks_goes_to_one_that_has_it(tiny_text: Path) ->
     said: list[str] = []
     with load(tiny_text, device="cpu", note=said.append) as pipeline:
         assert isinstance(pipeline, TextPipeline)
-        assert pipeline.placement.engine == "llamacpp"
+        usual = resolve("cpu", task="text").engine
+        assert pipeline.placement.engine == usual
         config = GenerationConfig(num_beams=3, n=2, max_new_tokens=6)
         beams = pipeline.complete("The", config)
-        assert said[0] == "--num-beams: done by torch, which llamacpp cannot"
+        assert said[0] == f"--num-beams: done by torch, which {usual} cannot"
         before = len(said)
         pipeline.complete("The", config)
         assert len(said) == before
@@ -452,7 +456,7 @@ def test_rows_run_together_where_none_changes_another(
         LlamaCppEngine, "__init__", lambda self, *a, **k: opened.append(k["parallel"]) or init(self, *a, **k)
     )
     config = GenerationConfig(n=20, max_new_tokens=3)
-    with load(tiny_text, device="cpu", precision=precision) as pipeline:
+    with load(tiny_text, device="cpu", precision=precision, engine="llamacpp") as pipeline:
         assert isinstance(pipeline, TextPipeline)
         texts = pipeline.complete("The", config)
         list(pipeline.stream("The", config, parallel=4))

@@ -100,7 +100,7 @@ def _speed(pipeline: Any) -> float:
     for seed in range(_TIMES + 1):
         if seed == 1:
             started = time.monotonic()
-        written = sum(1 for _ in pipeline.stream("", config, seed=seed, live=False))
+        written = sum(event.tokens for event in pipeline.stream("", config, seed=seed, live=False) if event.finish)
         tokens += written if seed else 0
     return tokens / max(time.monotonic() - started, 1e-9)
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from genkit.text.engines import Bias, TextEngine, TokenRequest
     from genkit.text.native.weights import Weights
     from genkit.text.tokenizer import Tokenizer
+    from genkit.text.writing import Decoder
 
 __all__ = ["PARALLEL", "TextEvent", "TextJob", "TextPipeline"]
 
@@ -284,7 +285,8 @@ class TextPipeline(Pipeline):
         if self._asked_engine != "auto":
             raise UsageError(f"--engine {usual} cannot do {flags}", f"use --engine {other}")
         if also := lacks(other, config, bias):
-            raise UsageError(f"{flags} and {listed(also)} exclude each other", "no engine does both")
+            rest = listed([flag for flag in missing if flag not in also])
+            raise UsageError(f"{rest} and {listed(also)} exclude each other", "no engine does both")
         if other not in self._moved:
             try:
                 self._place(other)
@@ -304,8 +306,7 @@ class TextPipeline(Pipeline):
         def new() -> Iterator[Row]:
             for work in works:
                 for index, request in enumerate(work.requests):
-                    decoder = self.tokenizer.stream_decoder(self._before(request)) if self.tokenizer else None
-                    writer = Writer(decoder, request.config.stop, request.ends)
+                    writer = Writer(self._decoder(request), request.config.stop, request.ends)
                     yield Row(work.job, index, request, writer, work.slides)
 
         rows = Rows(new(), self._opening)
@@ -314,8 +315,17 @@ class TextPipeline(Pipeline):
                 while refused:
                     yield refused.popleft()
                 row, text, finish = rows.take(event, engine.context)
+                if not (text or finish or row.request.live or event.logprob is not None):
+                    continue  # the text is told at its end
                 place = row.job, row.index, text, finish, row.writer.tokens
                 yield TextEvent(*place, event.token, event.logprob, event.top, event.error)
+
+    def _decoder(self, request: TokenRequest) -> Decoder | None:
+        if self.tokenizer is None:
+            return None
+        in_pieces = request.live or request.config.stop or request.config.logprobs is not None
+        make = self.tokenizer.stream_decoder if in_pieces else self.tokenizer.whole_decoder
+        return make(self._before(request))
 
     def _engine(self, name: str, parallel: int) -> Any:
         """The open engine of that name; opened first if need be."""

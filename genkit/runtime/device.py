@@ -25,7 +25,7 @@ Task = Literal["text", "image", "train-text", "train-gan", "train-classifier", "
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps", "xpu", "xpu:N")
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16", "int8", "int4")
 ENGINES: dict[Task, tuple[str, ...]] = {
-    "text": ("auto", "torch", "llamacpp", "native"),
+    "text": ("auto", "torch", "native", "llamacpp"),
     "image": ("auto", "torch", "onnx"),
     "train-text": ("auto", "torch"),
     "train-gan": ("auto", "torch"),
@@ -216,7 +216,7 @@ def _choose_precision(precision: str, device: str, hardware: Hardware, also: lis
         return possible[0]
     if precision not in possible:
         why = _REASONS.get((device.partition(":")[0], precision), "torch computes in floating point here")
-        offered = tuple(dict.fromkeys((*possible, *also)))
+        offered = tuple(dict.fromkeys((*possible, *(name for name in PRECISIONS if name in also))))
         raise ResourceError(f"--precision {precision} does not work on {device}: {why}", f"use {_either(offered)}")
     return precision
 

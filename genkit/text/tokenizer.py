@@ -186,6 +186,10 @@ class Tokenizer:
         """A decoder that takes one token at a time, of a text that goes on from the tokens `before`."""
         return StreamDecoder(self, before)
 
+    def whole_decoder(self, before: Sequence[int] = ()) -> WholeDecoder:
+        """A decoder that gives all text at its end, and does less for it."""
+        return WholeDecoder(self, before)
+
     def piece(self, token: int) -> str:
         """What a token reads as within a text; at the beginning of one some tokenizers leave out a blank."""
         return self.decode([*self._anchor, token])[len(self.decode(self._anchor)) :]
@@ -249,6 +253,21 @@ class StreamDecoder:
         rest = self._tokenizer.decode(self._ids)[self._sent :]
         self._ids, self._context, self._sent = [], 0, 0
         return rest
+
+
+class WholeDecoder:
+    """The text that `StreamDecoder` gives in pieces, from `flush` alone."""
+
+    def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = ()) -> None:
+        self._tokenizer, self._ids = tokenizer, list(before)
+        self._sent = len(tokenizer.decode(self._ids)) if before else 0
+
+    def push(self, token: int) -> str:
+        self._ids.append(token)
+        return ""
+
+    def flush(self) -> str:
+        return self._tokenizer.decode(self._ids)[self._sent :]
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:

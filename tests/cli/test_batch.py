@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from genkit.runtime.device import resolve
 from genkit.text.batches.tasks import line_seed
 
+USUAL = resolve("cpu", task="text").engine
 Run = Callable[..., Any]
 ROOT = Path(__file__).parents[2]
 
@@ -398,7 +400,7 @@ def half(fake: Run, tmp_path: Path) -> bytes:
         (["--temperature", "0.5"], "temperature was 0.8 and is 0.5"),
         (["--seed", "6"], "seed was 5 and is 6"),
         (["-n", "2"], "n was 1 and is 2"),
-        (["--engine", "torch"], 'engine was "llamacpp" and is "torch"'),
+        (["--engine", "torch"], f'engine was "{USUAL}" and is "torch"'),
         (["--input-format", "jsonl"], 'input_format was "text" and is "jsonl"'),
         (["--stop", "x"], 'stop was [] and is ["x"]'),
     ],

@@ -19,6 +19,7 @@ T4 = CudaDevice("Tesla T4", (7, 5), 16 * GB)
 MACHINES = {
     "laptop": Hardware(cpus=4),
     "full": Hardware(cpus=4, engines=("llamacpp", "native", "onnx")),
+    "uncompiled": Hardware(cpus=4, engines=("llamacpp", "onnx")),
     "server": Hardware(cpus=64, cpu_bf16=True),
     "mac": Hardware(mps=True, cpus=8),
     "arc": Hardware(xpu=2, cpus=8),
@@ -161,14 +162,16 @@ def test_every_offered_engine_can_be_had() -> None:
     for task in TASKS:
         for engine in device.ENGINES[task]:
             found = resolve(engine=engine, task=task, hardware=MACHINES["full"])
-            native = {"text": "llamacpp", "image": "onnx"}.get(task, "torch")
+            native = {"text": "native", "image": "onnx"}.get(task, "torch")
             assert found.engine == (native if engine == "auto" else engine)
 
 
 # task, device, precision, engine -> device, precision, engine
 NATIVE = [
-    ("text", "auto", "auto", "auto", "cpu", "fp32", "llamacpp"),
-    ("text", "cpu", "fp32", "auto", "cpu", "fp32", "llamacpp"),
+    ("text", "auto", "auto", "auto", "cpu", "fp32", "native"),
+    ("text", "cpu", "fp32", "auto", "cpu", "fp32", "native"),
+    ("text", "cpu", "int8", "auto", "cpu", "int8", "native"),
+    ("text", "cpu", "fp16", "auto", "cpu", "fp16", "llamacpp"),
     ("text", "cpu", "int8", "llamacpp", "cpu", "int8", "llamacpp"),
     ("text", "auto", "fp32", "native", "cpu", "fp32", "native"),
     ("text", "cpu", "int4", "auto", "cpu", "int4", "llamacpp"),
@@ -188,6 +191,12 @@ def test_sampling_on_a_cpu_runs_on_the_engine_made_for_it(
 ) -> None:
     placement = resolve(asked, precision, engine, task=task, hardware=MACHINES["full"])
     assert (placement.device, placement.precision, placement.engine) == (placed, computed, found)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+def test_without_a_compiled_decoder_llama_cpp_does_it(precision: str) -> None:
+    placement = resolve("cpu", precision, task="text", hardware=MACHINES["uncompiled"])
+    assert (placement.engine, placement.precision) == ("llamacpp", precision)
 
 
 @pytest.mark.parametrize("task", ["text", "image"])
@@ -365,7 +374,21 @@ def test_a_cpu_with_bf16_instructions_trains_in_bf16(
 )
 def test_bf16_instructions_are_read_from_cpuinfo(monkeypatch: pytest.MonkeyPatch, flags: str, found: bool) -> None:
     monkeypatch.setattr(device, "_read", lambda path: f"processor : 0\nflags\t\t: {flags}\nbugs\t\t: none\n")
+    device._cpu_flags.cache_clear()
     assert device._cpu_bf16() is found
+    device._cpu_flags.cache_clear()
+
+
+@pytest.mark.parametrize(("flags", "runs"), [("fpu avx2 fma", True), ("fpu avx", False), ("", True)])
+def test_the_native_decoder_is_for_processors_with_its_instructions(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: str, runs: bool
+) -> None:
+    monkeypatch.setattr(device.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(device, "_cpu_flags", lambda: frozenset(flags.split()))
+    monkeypatch.setattr(device, "native_library", lambda: tmp_path / "decode.so")
+    assert "native" not in device.detect().engines
+    (tmp_path / "decode.so").touch()
+    assert ("native" in device.detect().engines) is runs
 
 
 @pytest.mark.parametrize(("running", "idle"), [("1/80", 4), ("2/80", 3), ("4/80", 1), ("9/80", 1)])

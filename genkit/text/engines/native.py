@@ -16,8 +16,11 @@ from genkit.errors import InputError, ResourceError
 from genkit.runtime.device import cpu_count, idle_cpus
 from genkit.text.config import GPTConfig
 from genkit.text.engines import TokenEvent, TokenRequest, capacity, check_length
-from genkit.text.native.library import MOST, NONE_LEFT, NOT_FINITE, Drawn, Settings, library
+from genkit.text.native.library import MOST, NONE_LEFT, NOT_DRAWN, NOT_FINITE, Drawn, Settings, library
 from genkit.text.native.weights import Weights
+
+# steps that rows nobody watches take by themselves: while others may wait for a place, and while none do
+_FEW, _MANY = 4, 16
 
 
 class NativeEngine:
@@ -71,9 +74,10 @@ class NativeEngine:
                     rows.append(row)
                 if not rows:
                     return
-                for row, drawn in decoder.step(rows):
+                steps = 1 if any(row.watched for row in rows) else _MANY if free else _FEW
+                for row, token, told in decoder.step(rows) if steps == 1 else decoder.run(rows, steps):
                     if not row.request.finished:
-                        yield row.event(drawn)
+                        yield row.event(token, told)
                 free += [row.place for row in rows if row.over]
                 rows = [row for row in rows if not row.over]
         finally:
@@ -136,9 +140,18 @@ class _Row:
     def over(self) -> bool:
         return self._done is not None or self.request.finished
 
-    def event(self, drawn: Drawn) -> TokenEvent:
-        """What was drawn, and whether it is the last; it is then appended at the next step."""
-        token: int = drawn.token
+    @property
+    def watched(self) -> bool:
+        """Has to come back after a single step."""
+        return len(self.todo) > 1 or self._told is not None or self.request.live
+
+    @property
+    def left(self) -> int:
+        """Tokens to write."""
+        return self._limit - self.written
+
+    def event(self, token: int, told: Any) -> TokenEvent:
+        """A drawn token, and whether it is the last; it is appended at the next step."""
         if token == NOT_FINITE:
             raise InputError("the model's logits are not finite", "its weights are damaged; use another model")
         if token == NONE_LEFT:
@@ -147,11 +160,10 @@ class _Row:
             return TokenEvent(self.index, -1, "error", error=InputError("the rules leave no token to go on with", hint))
         self.todo, self.written = [token], self.written + 1
         self._done = "eos" if token == self._eos else "length" if self.written == self._limit else None
-        logprob: float | None = None
-        top: tuple[tuple[int, float], ...] = ()
-        if (k := self._told) is not None:
-            logprob, top = drawn.logprob, tuple(zip(drawn.top_ids[:k], drawn.top[:k], strict=True))
-        return TokenEvent(self.index, token, self._done, logprob, top)
+        if (k := self._told) is None:
+            return TokenEvent(self.index, token, self._done)
+        top = tuple(zip(told.top_ids[:k], told.top[:k], strict=True))
+        return TokenEvent(self.index, token, self._done, told.logprob, top)
 
 
 class _Decoder:
@@ -165,6 +177,7 @@ class _Decoder:
             raise ResourceError("memory is short", "lower -n or --parallel")
         self._tokens, self._places, self._positions, self._wanted = ((ctypes.c_int * MOST)() for _ in range(4))
         self._drawn = (Drawn * MOST)()
+        self._limits, self._written = (ctypes.c_int * MOST)(), (ctypes.c_int * (MOST * _MANY))()
 
     def close(self) -> None:
         self._library.gk_close(self._model)
@@ -176,7 +189,7 @@ class _Decoder:
             self._model, row.place, row.settings, (ctypes.c_int * count)(*row.todo), count, row.request.drawn
         )
 
-    def step(self, rows: list[_Row]) -> Iterator[tuple[_Row, Any]]:
+    def step(self, rows: list[_Row]) -> Iterator[tuple[_Row, int, Any]]:
         """Append what each row has to do, and draw its next token; rows that go on come before new ones."""
         count = 0
         drawing: list[tuple[int, _Row]] = []
@@ -190,13 +203,28 @@ class _Decoder:
                     drawing.append((count, row))
                 count += 1
                 if count == MOST:
-                    yield from self._run(count, drawing)
+                    yield from self._step(count, drawing)
                     count, drawing = 0, []
-        yield from self._run(count, drawing)
+        yield from self._step(count, drawing)
 
-    def _run(self, count: int, drawing: list[tuple[int, _Row]]) -> Iterator[tuple[_Row, Any]]:
+    def _step(self, count: int, drawing: list[tuple[int, _Row]]) -> Iterator[tuple[_Row, int, Any]]:
         if count:
             arrays = self._tokens, self._places, self._positions, self._wanted
             self._library.gk_step(self._model, count, *arrays, self._drawn)
             for i, row in drawing:
-                yield row, self._drawn[i]
+                yield row, self._drawn[i].token, self._drawn[i]
+
+    def run(self, rows: list[_Row], steps: int) -> Iterator[tuple[_Row, int, None]]:
+        """Let rows with one token to append write up to so many by themselves."""
+        for i, row in enumerate(rows):
+            self._tokens[i], self._places[i], self._positions[i] = row.todo[0], row.place, row.held
+            self._limits[i] = row.left
+        ctypes.memset(self._written, 0xFF, ctypes.sizeof(self._written))  # NOT_DRAWN everywhere
+        arrays = self._tokens, self._places, self._positions
+        self._library.gk_run(self._model, len(rows), *arrays, steps, self._limits, self._written)
+        for i, row in enumerate(rows):
+            for token in self._written[i * steps : (i + 1) * steps]:
+                if token == NOT_DRAWN:
+                    break
+                row.held += 1
+                yield row, token, None

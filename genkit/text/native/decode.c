@@ -34,6 +34,12 @@ typedef struct { /* item m is a token of the row at a place */
     Drawn *drawn;         /* of the items that are wanted */
 } Batch;
 
+typedef struct { /* the batch's rows write on by themselves */
+    int steps;            /* at most; 0: they do not */
+    const int *limits;    /* tokens that each may write */
+    int *written;         /* (rows, steps) */
+} Run;
+
 typedef struct {
     const float *embed, *positions, *norm, *norm_bias;
     Matrix head;
@@ -47,6 +53,7 @@ typedef struct {
     float *x, *y, *h, *logits;        /* (MOST, ...), of all threads */
     float **own;                      /* each thread's */
     Batch batch;
+    Run run;
     pthread_t *team;
     pthread_mutex_t lock;
     pthread_cond_t begun;
@@ -110,20 +117,34 @@ INLINE vec activation(int arch, vec z) { /* GELU in its tanh form, or SiLU: both
 
 /* One query's attention to `count` keys (count, D): y = softmax(q k^T / sqrt D) v */
 static void attend(int D, int count, const float *q, const float *k, const float *v, float *y, float *scores) {
-    float scale = 1.0f / sqrtf((float)D), most = -INFINITY;
-    int whole = D / LANES * LANES;
-    for (int p = 0; p < count; p++, k += D) {
-        vec total = splat(0);
-        for (int i = 0; i < whole; i += LANES) total += load(q + i) * load(k + i);
-        float score = sum(total);
-        for (int i = whole; i < D; i++) score += q[i] * k[i];
-        scores[p] = score * scale;
-        if (scores[p] > most) most = scores[p];
+    const float scale = 1.0f / sqrtf((float)D);
+    const int whole = D / LANES * LANES;
+    float most = -INFINITY;
+    for (int p = 0; p < count; p += 4, k += 4 * D) {
+        const int some = count - p < 4 ? count - p : 4;
+        vec total[4] = {splat(0), splat(0), splat(0), splat(0)};
+        if (some == 4)
+            for (int i = 0; i < whole; i += LANES)
+                UNROLL for (int j = 0; j < 4; j++) total[j] += load(q + i) * load(k + j * D + i);
+        else
+            for (int j = 0; j < some; j++)
+                for (int i = 0; i < whole; i += LANES) total[j] += load(q + i) * load(k + j * D + i);
+        vec4 found = sums(total[0], total[1], total[2], total[3]);
+        for (int j = 0; j < some; j++) {
+            float score = found[j];
+            for (int i = whole; i < D; i++) score += q[i] * k[j * D + i];
+            scores[p + j] = score * scale;
+            if (scores[p + j] > most) most = scores[p + j];
+        }
     }
-    double mass = 0;
+    vec masses = splat(0);
     for (int p = count; p % LANES; p++) scores[p] = -INFINITY;
-    for (int p = 0; p < count; p += LANES) store(scores + p, vexp(load(scores + p) - most));
-    for (int p = 0; p < count; p++) mass += scores[p];
+    for (int p = 0; p < count; p += LANES) {
+        vec x = load(scores + p), y = (vec)((ivec)vexp(x - most) & (x > -INFINITY));
+        store(scores + p, y);
+        masses += y;
+    }
+    double mass = sum(masses);
     float share = (float)(1 / mass);
     int i = 0;
     for (; i + 4 * LANES <= D; i += 4 * LANES) {
@@ -255,22 +276,54 @@ static void forward(Model *s, int me, int threads, Batch batch, float *x, float 
     meet(s, threads);
 }
 
-static void work(Model *s, int me) {
+static int is_last(const Settings *set, int token) {
+    int last = token < 0;
+    for (int i = 0; i < set->ends; i++) last |= token == set->end_ids[i];
+    return last;
+}
+
+/* One step, or a run, of the rows [from, to) of the batch, by the thread `self`: `me` of `threads` that share them. */
+static void advance(Model *s, int self, int me, int threads, int from, int to) {
     const Shape *g = &s->shape;
+    const Run run = s->run;
+    float *x = s->x + from * g->width, *y = s->y + from * g->heads * g->head_dim, *h = s->h + from * g->inner;
+    float *logits = s->logits + (size_t)from * g->vocab;
+    Batch now = s->batch;
+    now.count = to - from, now.tokens += from, now.places += from, now.positions += from;
+    now.wanted += from, now.drawn += from;
+    if (!run.steps) {
+        forward(s, me, threads, now, x, y, h, logits, s->own[self]);
+        return;
+    }
+    int tokens[MOST], places[MOST], positions[MOST], rows[MOST]; /* of the rows that go on */
+    for (int i = 0; i < now.count; i++)
+        tokens[i] = now.tokens[i], places[i] = now.places[i], positions[i] = now.positions[i], rows[i] = from + i;
+    now.tokens = tokens, now.places = places, now.positions = positions;
+    for (int step = 0; step < run.steps && now.count; step++) {
+        forward(s, me, threads, now, x, y, h, logits, s->own[self]);
+        int count = 0;
+        for (int i = 0; i < now.count; i++) {
+            int row = rows[i], token = now.drawn[i].token;
+            if (!me) run.written[row * run.steps + step] = token;
+            if (step + 1 == run.limits[row] || is_last(&s->state[places[i]].set, token)) continue;
+            tokens[count] = token, places[count] = places[i], positions[count] = positions[i] + 1, rows[count] = row;
+            count++;
+        }
+        now.count = count;
+    }
+    meet(s, threads); /* the caller's arrays are no longer read */
+}
+
+static void work(Model *s, int me) {
     const int M = s->batch.count, T = s->threads;
     int all = 1;
     for (int m = 0; m < M; m++) all &= s->batch.wanted[m] != 0;
     if (T == 1 || M < 4 * T || !all) {
-        forward(s, me, T, s->batch, s->x, s->y, s->h, s->logits, s->own[me]);
+        advance(s, me, me, T, 0, M);
         return;
     }
     /* many rows: each thread takes some for itself, and waits for nobody */
-    int from = M * me / T, to = M * (me + 1) / T;
-    Batch mine = s->batch;
-    mine.count = to - from, mine.tokens += from, mine.places += from, mine.positions += from;
-    mine.wanted += from, mine.drawn += from;
-    forward(s, 0, 1, mine, s->x + from * g->width, s->y + from * g->heads * g->head_dim, s->h + from * g->inner,
-            s->logits + (size_t)from * g->vocab, s->own[me]);
+    advance(s, me, 0, 1, M * me / T, M * (me + 1) / T);
     meet(s, T);
 }
 
@@ -385,6 +438,19 @@ EXPORT void gk_begin(Model *s, int place, const Settings *set, const int *tokens
 EXPORT void gk_step(Model *s, int count, const int *tokens, const int *places, const int *positions,
                     const int *wanted, Drawn *drawn) {
     s->batch = (Batch){count, tokens, places, positions, wanted, drawn};
+    s->run = (Run){0};
+    begin_turn(s);
+    work(s, 0);
+}
+
+/* Up to MOST rows: append a token to each, draw the next, append that, and so on: at most `steps` tokens each, its
+ * limit, and not past one of its ends. written (rows, steps): what was drawn; the rest stays as it is. */
+EXPORT void gk_run(Model *s, int count, const int *tokens, const int *places, const int *positions, int steps,
+                   const int *limits, int *written) {
+    static const int wanted[MOST] = {[0 ... MOST - 1] = 1};
+    Drawn drawn[MOST];
+    s->batch = (Batch){count, tokens, places, positions, wanted, drawn};
+    s->run = (Run){steps, limits, written};
     begin_turn(s);
     work(s, 0);
 }

@@ -18,7 +18,7 @@ typedef struct { /* mirrors library.py's Drawn */
     int top_ids[TOP];     /* the likeliest, best first */
     float top[TOP];
 } Drawn;
-enum { NONE_LEFT = -1, NOT_FINITE = -2 };
+enum { NONE_LEFT = -2, NOT_FINITE = -3 };
 
 typedef struct {
     Settings set;
@@ -54,18 +54,22 @@ static int by_key(const void *a, const void *b) {
 }
 
 /* Drop (logit -INFINITY) what comes after the best keys whose weights sum to `limit`; what ties with the
- * last of them stays if `ties`. Only the bin of keys in which the limit lies is sorted. */
-static void keep_best(int V, float *logits, const uint32_t *keys, const float *weights, double limit, int ties,
-                      Entry *some) {
+ * last of them stays if `ties`. Keys below `floor` are known not to be among them. Only the bin of keys
+ * in which the limit lies is sorted. */
+static void keep_best(int V, float *logits, const uint32_t *keys, const float *weights, double limit, uint32_t floor,
+                      int ties, Entry *some) {
     double bins[2048] = {0};
+    int count = 0, held = 0;
     for (int i = 0; i < V; i++)
-        if (logits[i] > -INFINITY) bins[keys[i] >> 21] += weights ? weights[i] : 1.0;
+        if (keys[i] >= floor && logits[i] > -INFINITY) {
+            some[held++] = (Entry){keys[i], i};
+            bins[keys[i] >> 21] += weights ? weights[i] : 1.0;
+        }
     double before = 0;
     int bin = 2047;
     for (; bin > 0 && before + bins[bin] < limit; bin--) before += bins[bin];
-    int count = 0;
-    for (int i = 0; i < V; i++)
-        if (logits[i] > -INFINITY && (int)(keys[i] >> 21) == bin) some[count++] = (Entry){keys[i], i};
+    for (int i = 0; i < held; i++)
+        if ((int)(some[i].key >> 21) == bin) some[count++] = some[i];
     qsort(some, count, sizeof *some, by_key);
     int last = -1;
     for (int j = 0; j < count && (before < limit || j == 0); j++)
@@ -73,30 +77,48 @@ static void keep_best(int V, float *logits, const uint32_t *keys, const float *w
     if (last < 0) return;
     uint32_t least = some[last].key;
     int final = some[last].id;
-    for (int i = 0; i < V; i++)
-        if (keys[i] < least || (!ties && keys[i] == least && i > final)) logits[i] = -INFINITY;
+    if (ties) final = V;
+    for (int i = 0; i < V; i++) logits[i] = keys[i] < least || (keys[i] == least && i > final) ? -INFINITY : logits[i];
 }
 
-static double softmax(int V, const float *logits, float *out) {
-    float most = -INFINITY;
-    for (int i = 0; i < V; i++) most = logits[i] > most ? logits[i] : most;
+/* the largest of V numbers */
+static float largest(int V, const float *x) {
+    vec most = splat(-INFINITY);
     int i = 0;
-    for (; i + LANES <= V; i += LANES) store(out + i, vexp(load(logits + i) - most));
-    for (; i < V; i++) out[i] = expf(logits[i] - most);
-    double total = 0;
-    for (i = 0; i < V; i++) {
-        if (logits[i] == -INFINITY) out[i] = 0;
-        total += out[i];
+    for (; i + LANES <= V; i += LANES) {
+        ivec more = load(x + i) > most;
+        most = (vec)(((ivec)load(x + i) & more) | ((ivec)most & ~more));
     }
-    return total;
+    float top = -INFINITY;
+    UNROLL for (int j = 0; j < LANES; j++) top = most[j] > top ? most[j] : top;
+    for (; i < V; i++) top = x[i] > top ? x[i] : top;
+    return top;
+}
+
+/* the sum of V numbers, in four parts side by side */
+static double total_of(int V, const float *x) {
+    double part[4] = {0};
+    int i = 0;
+    for (; i + 4 <= V; i += 4)
+        UNROLL for (int j = 0; j < 4; j++) part[j] += x[i + j];
+    for (; i < V; i++) part[0] += x[i];
+    return (part[0] + part[1]) + (part[2] + part[3]);
+}
+
+/* e to the power of what each logit is below the `most`; their sum */
+static double softmax(int V, const float *logits, float most, float *out) {
+    int i = 0;
+    for (; i + LANES <= V; i += LANES) {
+        vec x = load(logits + i);
+        store(out + i, (vec)((ivec)vexp(x - most) & (x > -INFINITY)));
+    }
+    for (; i < V; i++) out[i] = logits[i] > -INFINITY ? expf(logits[i] - most) : 0;
+    return total_of(V, out);
 }
 
 /* log-probabilities of `token` and of the likeliest, from logits that no rule has touched */
 static void tell(int V, const float *logits, int k, Drawn *out, float *work) {
-    double total = softmax(V, logits, work);
-    float most = -INFINITY;
-    for (int i = 0; i < V; i++) most = logits[i] > most ? logits[i] : most;
-    float shift = most + (float)log(total);
+    float most = largest(V, logits), shift = most + (float)log(softmax(V, logits, most, work));
     out->logprob = logits[out->token] - shift;
     k = k < V ? k : V;
     for (int held = 0, i = 0; i < V; i++) { /* insertion into a short sorted list */
@@ -114,8 +136,9 @@ static int draw(Row *row, int V, float *logits, float *work) {
     float *mass = work;
     uint32_t *keys = (uint32_t *)(work + V);
     Entry *some = (Entry *)(work + 2 * V);
-    for (int i = 0; i < V; i++)
-        if (!isfinite(logits[i])) return NOT_FINITE;
+    int broken = 0;
+    for (int i = 0; i < V; i++) broken |= !(fabsf(logits[i]) < INFINITY);
+    if (broken) return NOT_FINITE;
     for (int t = 0; t < row->touched; t++) {
         int id = row->tokens[t];
         float x = logits[id];
@@ -125,38 +148,46 @@ static int draw(Row *row, int V, float *logits, float *work) {
     for (int i = 0; i < set->biases; i++) logits[set->bias_ids[i]] += set->bias_values[i];
     if (row->text < set->min_new)
         for (int i = 0; i < set->ends; i++) logits[set->end_ids[i]] = -INFINITY;
+    float most = largest(V, logits);
+    if (most == -INFINITY) return NONE_LEFT;
     int best = 0;
-    for (int i = 1; i < V; i++)
-        if (logits[i] > logits[best]) best = i;
-    if (logits[best] == -INFINITY) return NONE_LEFT;
+    while (logits[best] != most) best++;
     if (set->temperature == 0) return best;
-    float most = logits[best];
-    if (set->temperature != 1)
+    if (set->temperature != 1) {
         for (int i = 0; i < V; i++) logits[i] = (logits[i] - most) / set->temperature;
+        most = 0;
+    }
     if (set->top_k && set->top_k < V) {
         for (int i = 0; i < V; i++) keys[i] = ordered(logits[i]);
-        keep_best(V, logits, keys, NULL, set->top_k, 1, some);
+        keep_best(V, logits, keys, NULL, set->top_k, 0, 1, some);
     }
     if (set->top_p < 1) {
-        double total = softmax(V, logits, mass);
+        double total = softmax(V, logits, most, mass);
         for (int i = 0; i < V; i++) keys[i] = ordered(mass[i]);
-        keep_best(V, logits, keys, mass, set->top_p * total, 0, some);
+        /* all that are smaller than this come after the limit, even together */
+        float tail = (float)((1 - set->top_p) * total / V * 0.99);
+        keep_best(V, logits, keys, mass, set->top_p * total, ordered(tail), 0, some);
     }
     if (set->min_p > 0) {
-        float least = logits[best] + logf(set->min_p);
-        for (int i = 0; i < V; i++)
-            if (logits[i] < least) logits[i] = -INFINITY;
+        float least = most + logf(set->min_p);
+        for (int i = 0; i < V; i++) logits[i] = logits[i] < least ? -INFINITY : logits[i];
     }
     if (set->typical_p < 1) {
-        double total = softmax(V, logits, mass), mean = 0, shift = logits[best] + log(total);
+        double total = softmax(V, logits, most, mass), mean = 0, shift = most + log(total);
         for (int i = 0; i < V; i++)
             if (mass[i] > 0) mean += mass[i] / total * (shift - logits[i]);
         for (int i = 0; i < V; i++) keys[i] = ordered((float)-fabs(shift - logits[i] - mean));
-        keep_best(V, logits, keys, mass, set->typical_p * total, 1, some);
+        keep_best(V, logits, keys, mass, set->typical_p * total, 0, 1, some);
     }
-    double total = softmax(V, logits, mass), wanted = uniform(set->seed, row->draws++) * total, below = 0;
-    int last = best;
-    for (int i = 0; i < V; i++) {
+    double total = softmax(V, logits, most, mass), wanted = uniform(set->seed, row->draws++) * total, below = 0;
+    enum { STRIDE = 64 };
+    int at = 0, last = best;
+    for (; at + STRIDE <= V; at += STRIDE) { /* whole stretches first */
+        double part = total_of(STRIDE, mass + at);
+        if (below + part > wanted) break;
+        below += part;
+    }
+    for (int i = at; i < V; i++) {
         if (mass[i] == 0) continue;
         below += mass[i], last = i;
         if (below > wanted) break;

@@ -13,7 +13,7 @@ from genkit.runtime.device import native_library
 MOST = 64  # items of a step
 TOP = 100  # likeliest tokens that are told
 GROUP = 32  # numbers of a row that share a scale
-NONE_LEFT, NOT_FINITE = -1, -2  # in place of a token
+NOT_DRAWN, NONE_LEFT, NOT_FINITE = -1, -2, -3  # in place of a token
 
 
 class Settings(ctypes.Structure):
@@ -66,6 +66,7 @@ def library() -> Any:
     found.gk_close.argtypes = [c_void_p]
     found.gk_begin.argtypes = [c_void_p, c_int, POINTER(Settings), items, c_int, c_int]
     found.gk_step.argtypes = [c_void_p, c_int, items, items, items, items, POINTER(Drawn)]
+    found.gk_run.argtypes = [c_void_p, c_int, items, items, items, c_int, items, items]
     found.gk_round.argtypes = [c_void_p, c_void_p, c_void_p, c_int, c_int]
     found.gk_transpose.argtypes = [c_void_p, c_void_p, c_int, c_int]
     return found
