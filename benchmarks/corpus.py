@@ -22,10 +22,10 @@ from pathlib import Path
 import numpy as np
 
 from genkit.config import parse_count
-from genkit.text.config import TextTrainConfig
 from genkit.text.data import prepare
 from genkit.text.documents import iter_documents
 from genkit.text.encoder import Encoder
+from genkit.text.trainconfig import TextTrainConfig
 
 LETTERS = np.array(list("etaoinshrdlucmfwypvbgkjqxz"))
 SHARES = 1 / np.arange(2, 28)

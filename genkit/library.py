@@ -12,7 +12,6 @@ from typing import Any, Literal
 from genkit.config import suggest
 from genkit.errors import InputError
 from genkit.files import check_safetensors, read_json
-from genkit.image.modelconfig import ARCHES
 from genkit.text.config import ARCHITECTURES, GPTConfig, VariantError
 from genkit.text.quantized import Quantization, read_quantization
 
@@ -135,7 +134,11 @@ def kind(path: Path) -> Literal["text", "image"]:
     """
     if path.suffix == GGUF and path.is_file():
         return "text"
-    return "image" if read_json(path / CONFIG).get("model_type") in ARCHES else "text"
+    if (name := read_json(path / CONFIG).get("model_type")) in ARCHITECTURES:
+        return "text"
+    from genkit.image.modelconfig import ARCHES
+
+    return "image" if name in ARCHES else "text"
 
 
 def family(path: Path) -> Family:

@@ -8,7 +8,8 @@ from genkit.errors import InputError, UsageError
 from genkit.image.config import GANTrainConfig
 from genkit.image.lists import parse_seeds
 from genkit.image.modelconfig import DCGANConfig, PlusConfig, read_model_config
-from genkit.text.config import GenerationConfig, GPTConfig, TextTrainConfig
+from genkit.text.config import GenerationConfig, GPTConfig
+from genkit.text.trainconfig import TextTrainConfig
 
 
 @pytest.mark.parametrize(

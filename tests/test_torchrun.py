@@ -31,7 +31,7 @@ from genkit.errors import GenkitError
 from genkit.runtime.device import Placement
 from genkit.runtime.manager import Runtime
 from genkit.text import step, train
-from genkit.text.config import TextTrainConfig
+from genkit.text.trainconfig import TextTrainConfig
 from genkit.training.log import Loggers
 
 BASE = {BASE!r}

@@ -15,7 +15,7 @@ from genkit.cli.sampling import open_model
 from genkit.cli.terminal import Terminal, one_line, write, write_json
 from genkit.errors import InputError, UsageError
 from genkit.runtime.device import resolve
-from genkit.text.safety.config import AuditConfig
+from genkit.text.safety.auditconfig import AuditConfig
 
 if TYPE_CHECKING:
     from genkit.pipeline import TextPipeline

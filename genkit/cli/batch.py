@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 from click.core import ParameterSource
 
-from genkit.cli.chat import chat_form
+from genkit.cli.chatform import chat_form
 from genkit.cli.filters import check_filled, described, filter_config, open_filter, tell_outcome
 from genkit.cli.inorder import InOrder, Tasks
 from genkit.cli.options import Value, option

@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import time
-import traceback
 import warnings
 from collections.abc import Callable
 from types import FrameType
@@ -44,6 +43,8 @@ def guarded(run: Callable[[], None], terminal: Terminal) -> int:
         return code
     except BaseException as error:
         if terminal.debug:
+            import traceback
+
             traceback.print_exc()
         try:
             flush()  # a result cut short still comes before the error

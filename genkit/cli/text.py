@@ -12,7 +12,7 @@ import click
 
 from genkit import library
 from genkit.cli.batch import batch_options, check_alone, run_batch
-from genkit.cli.chat import chat_form, chat_options, said
+from genkit.cli.chatform import chat_form, chat_options, said
 from genkit.cli.filters import check_filled, filled, filter_config, open_filter, outcome, tell_outcome
 from genkit.cli.options import chosen, command, config_options, model_option, option, runtime_options, seed_option
 from genkit.cli.prompt import given_text, prompt_text

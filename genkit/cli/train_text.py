@@ -8,7 +8,7 @@ import click
 
 from genkit.cli.options import command, config_options, runtime_options
 from genkit.cli.training import run_training, training_options
-from genkit.text.config import TextTrainConfig
+from genkit.text.trainconfig import TextTrainConfig
 
 EXAMPLES = """
 genkit train-text --data book.txt --out run

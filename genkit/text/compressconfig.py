@@ -7,8 +7,8 @@ from typing import Any
 
 from genkit.config import LARGEST_SEED, Config, option, parse_count, parse_duration
 from genkit.errors import UsageError
-from genkit.text.config import PRESETS, TextTrainConfig
 from genkit.text.quantized import BITS
+from genkit.text.trainconfig import PRESETS, TextTrainConfig
 
 HALF = "half"
 _METHOD, _DATA, _BUDGET, _OPTIMISATION, _RUN = "Method", "Data", "Budget", "Optimisation", "Run"

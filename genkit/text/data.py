@@ -22,13 +22,13 @@ from genkit.errors import InputError
 from genkit.files import TEMPORARY, read_json, write_json
 from genkit.text.blocks import Blocks, Segment
 from genkit.text.chat import TEMPLATE
-from genkit.text.config import TextTrainConfig
 from genkit.text.documents import list_files
 from genkit.text.learner import KINDS
 from genkit.text.readings import Progress
 from genkit.text.sources import parse_sources
 from genkit.text.tokenfiles import TRAIN, TRAIN_MASK, VAL, VAL_MASK, build
 from genkit.text.tokenizer import Tokenizer
+from genkit.text.trainconfig import TextTrainConfig
 
 _FORMAT = 2  # of the token files; a new one makes them again
 _META = "meta.json"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-from genkit.text.config import TextTrainConfig
 from genkit.text.tokenizer import Tokenizer, train_bpe, train_char
+from genkit.text.trainconfig import TextTrainConfig
 
 KINDS = ("auto", "char", "bpe")
 CHAR_BYTES = 2_000_000  # `--tokenizer auto` takes characters up to here

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from genkit.runtime.manager import Runtime, memory_guard
-from genkit.text.config import TextTrainConfig
 from genkit.text.data import prepare
 from genkit.text.models.gpt import GPT
 from genkit.text.recipe import budget_of
 from genkit.text.shape import shape_line
 from genkit.text.start import check_fit, corpus_shape, optimizers_of, settled, starting_point
 from genkit.text.step import OUT_OF_MEMORY, train_step, training_batch
+from genkit.text.trainconfig import TextTrainConfig
 
 
 def plan(config: TextTrainConfig, runtime: Runtime) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from genkit.files import read_json
 from genkit.library import TOKENIZER, TOKENIZER_CONFIG
 from genkit.runtime.manager import Runtime
 from genkit.text.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_config, base_name
-from genkit.text.config import GenerationConfig, TextTrainConfig
+from genkit.text.config import GenerationConfig
 from genkit.text.data import Corpus
 from genkit.text.engines import TokenRequest
 from genkit.text.engines.torch import TorchTextEngine
@@ -16,6 +16,7 @@ from genkit.text.models.gpt import GPT
 from genkit.text.models.lora import ALL_LINEAR, merged, to_peft
 from genkit.text.models.store import CONFIG, GENERATION, WEIGHTS, model_files
 from genkit.text.tokenizer import Tokenizer
+from genkit.text.trainconfig import TextTrainConfig
 from genkit.training.log import MetricLogger
 from genkit.training.record import RECORD, run_record
 from genkit.training.rundir import BEST, RunDir

@@ -10,12 +10,12 @@ import numpy as np
 
 from genkit.errors import InputError
 from genkit.text.chat import ChatTemplate
-from genkit.text.config import TextTrainConfig
 from genkit.text.documents import Piece, iter_pieces, list_files
 from genkit.text.duplicates import Register
 from genkit.text.learner import Learner
 from genkit.text.sources import parse_sources
 from genkit.text.split import Part, Split
+from genkit.text.trainconfig import TextTrainConfig
 
 Progress = Callable[[int, int], None]
 

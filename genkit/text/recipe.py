@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from genkit.runtime.manager import Runtime
-from genkit.text.config import PRESETS, GPTConfig, TextTrainConfig
+from genkit.text.config import GPTConfig
 from genkit.text.models.gpt import count_parameters
 from genkit.text.shape import model_shape
+from genkit.text.trainconfig import PRESETS, TextTrainConfig
 from genkit.training.schedule import Budget
 from genkit.training.speed import matmul_rate
 

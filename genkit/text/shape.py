@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from genkit.errors import UsageError
-from genkit.text.config import HEAD_DIM, PRESETS, GPTConfig, TextTrainConfig
+from genkit.text.config import GPTConfig
+from genkit.text.trainconfig import HEAD_DIM, PRESETS, TextTrainConfig
 
 _LARGEST_UNTIED = 1 << 14  # tokens; a head of its own costs memory, not time
 

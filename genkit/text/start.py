@@ -20,7 +20,7 @@ from genkit.files import read_json
 from genkit.runtime.manager import Runtime
 from genkit.runtime.seeds import derive_seed
 from genkit.text.adapters import model_hash
-from genkit.text.config import GPTConfig, TextTrainConfig, parse_freeze
+from genkit.text.config import GPTConfig
 from genkit.text.data import Corpus
 from genkit.text.evaluate import side_by_side
 from genkit.text.models.gpt import GPT
@@ -30,6 +30,7 @@ from genkit.text.recipe import settle
 from genkit.text.seq2seq.flags import check_rates, check_text_settings
 from genkit.text.shape import model_shape
 from genkit.text.tokenizer import Tokenizer
+from genkit.text.trainconfig import TextTrainConfig, parse_freeze
 from genkit.training.optim import text_optimizers
 from genkit.training.record import read_record
 from genkit.training.state import TrainState

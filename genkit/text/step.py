@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from genkit.runtime.manager import Runtime, is_out_of_memory
-from genkit.text.config import TextTrainConfig
 from genkit.text.data import Corpus
 from genkit.text.losses import IGNORE
 from genkit.text.models.gpt import GPT
+from genkit.text.trainconfig import TextTrainConfig
 from genkit.training.optim import clip_gradients, step_optimizers
 
 Loss = Callable[[Tensor, Tensor], Tensor]

@@ -14,9 +14,9 @@ from torch.optim import Optimizer
 
 from genkit.runtime.manager import Runtime
 from genkit.text.classify.config import ClassifyTrainConfig
-from genkit.text.config import TextTrainConfig
 from genkit.text.publish import crown
 from genkit.text.step import train_step
+from genkit.text.trainconfig import TextTrainConfig
 from genkit.training.ahead import Ahead
 from genkit.training.log import Loggers, MetricLogger, TrainReport
 from genkit.training.loop import draw_curves, open_logs, restore

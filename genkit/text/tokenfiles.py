@@ -12,12 +12,12 @@ import numpy as np
 
 from genkit.files import atomic_write
 from genkit.text.chat import TEMPLATE, ChatTemplate
-from genkit.text.config import TextTrainConfig
 from genkit.text.encoder import Encoder, answers, encode_conversations
 from genkit.text.learner import Learner, utf8_length
 from genkit.text.readings import Progress, Readings
 from genkit.text.split import Part
 from genkit.text.tokenizer import END_OF_TEXT, Tokenizer
+from genkit.text.trainconfig import TextTrainConfig
 
 TRAIN, VAL = "train.bin", "val.bin"
 TRAIN_MASK, VAL_MASK = "train.mask", "val.mask"  # a byte a token: whether it counts as a target

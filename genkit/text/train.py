@@ -12,7 +12,6 @@ from shlex import quote
 import torch
 
 from genkit.runtime.manager import Runtime, memory_guard
-from genkit.text.config import TextTrainConfig
 from genkit.text.data import prepare
 from genkit.text.evaluate import evaluate
 from genkit.text.models.gpt import GPT
@@ -21,6 +20,7 @@ from genkit.text.recipe import as_begun, budget_of
 from genkit.text.shape import shape_line
 from genkit.text.start import Lesson, check_fit, corpus_shape, optimizers_of, settled, starting_point, train_state
 from genkit.text.step import OUT_OF_MEMORY, train_step, training_batch
+from genkit.text.trainconfig import TextTrainConfig
 from genkit.training.ahead import Ahead
 from genkit.training.log import Loggers, MetricLogger, TrainReport
 from genkit.training.loop import draw_curves, open_logs, reading, restore

@@ -16,7 +16,8 @@ from genkit.cli import COMMANDS, main
 from genkit.cli.options import SectionedOption, chosen, command, config_options
 from genkit.config import Config, option, options, parse_count
 from genkit.image.config import GANTrainConfig, ImageSampleConfig
-from genkit.text.config import GenerationConfig, TextTrainConfig
+from genkit.text.config import GenerationConfig
+from genkit.text.trainconfig import TextTrainConfig
 
 Run = Callable[..., Any]
 CONFIGS = {

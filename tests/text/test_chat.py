@@ -13,10 +13,10 @@ import pytest
 from genkit.errors import InputError
 from genkit.text import documents
 from genkit.text.chat import TEMPLATE, ChatTemplate, is_conversation, messages_of
-from genkit.text.config import TextTrainConfig
 from genkit.text.data import Corpus, prepare
 from genkit.text.documents import iter_pieces
 from genkit.text.tokenizer import Tokenizer, train_bpe
+from genkit.text.trainconfig import TextTrainConfig
 
 EOS = "<|endoftext|>"
 TALK = [

@@ -19,11 +19,11 @@ import pytest
 from genkit.errors import InputError, OutputError
 from genkit.files import TEMPORARY
 from genkit.text import encoder, formats, learner, readings, tokenfiles
-from genkit.text.config import TextTrainConfig
 from genkit.text.data import Corpus, prepare
 from genkit.text.encoder import Encoder
 from genkit.text.learner import Sample
 from genkit.text.tokenizer import Tokenizer, train_bpe, train_char
+from genkit.text.trainconfig import TextTrainConfig
 from genkit.text.wordtable import WordTable
 
 WORDS = [
@@ -326,7 +326,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from genkit.text import readings, tokenfiles
-from genkit.text.config import TextTrainConfig
+from genkit.text.trainconfig import TextTrainConfig
 from genkit.text.data import prepare
 readings._INTERVAL = tokenfiles._BATCH = 1000
 def die(done, total):
@@ -437,7 +437,7 @@ def test_the_fingerprint_follows_the_data(stories: Path, folder: Path, tmp_path:
 MEASURED = """
 import resource, sys
 from pathlib import Path
-from genkit.text.config import TextTrainConfig
+from genkit.text.trainconfig import TextTrainConfig
 from genkit.text.data import prepare
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 prepare(TextTrainConfig(data=(sys.argv[1],)), Path(sys.argv[2]))

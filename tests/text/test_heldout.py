@@ -11,12 +11,12 @@ import pytest
 
 from genkit.errors import InputError
 from genkit.text import heldout
-from genkit.text.config import TextTrainConfig
 from genkit.text.data import prepare
 from genkit.text.evalconfig import EvalConfig
 from genkit.text.heldout import HeldOut
 from genkit.text.losses import IGNORE
 from genkit.text.tokenizer import Tokenizer, train_bpe, train_char
+from genkit.text.trainconfig import TextTrainConfig
 
 TEXT = "The cat sat on the mat.\n<|endoftext|>\nA größere Katze 🐱.\n\nIt sat.\n"
 

@@ -14,8 +14,8 @@ import pytest
 
 from genkit.errors import InputError
 from genkit.text import formats
-from genkit.text.config import TextTrainConfig
 from genkit.text.data import Corpus, prepare
+from genkit.text.trainconfig import TextTrainConfig
 
 SEPARATOR = "\n<|endoftext|>\n"
 

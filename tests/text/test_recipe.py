@@ -10,10 +10,11 @@ from genkit.errors import UsageError
 from genkit.runtime.device import resolve
 from genkit.runtime.manager import Runtime
 from genkit.text import recipe
-from genkit.text.config import PRESETS, GPTConfig, TextTrainConfig
+from genkit.text.config import GPTConfig
 from genkit.text.models.gpt import count_parameters
 from genkit.text.recipe import LEFT_OPEN, as_begun, auto_epochs, auto_preset, budget_of, settle
 from genkit.text.shape import model_shape
+from genkit.text.trainconfig import PRESETS, TextTrainConfig
 from genkit.training.schedule import Budget
 
 GIGA = 1e9

@@ -1,9 +1,10 @@
 import pytest
 
 from genkit.errors import UsageError
-from genkit.text.config import PRESETS, GPTConfig, TextTrainConfig
+from genkit.text.config import GPTConfig
 from genkit.text.models.gpt import count_parameters
 from genkit.text.shape import model_shape, shape_line
+from genkit.text.trainconfig import PRESETS, TextTrainConfig
 
 
 def shape(vocab_size: int = 4096, **settings: object) -> GPTConfig:

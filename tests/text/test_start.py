@@ -19,13 +19,13 @@ from genkit.errors import InputError, UsageError
 from genkit.export import card, export
 from genkit.runtime.device import resolve
 from genkit.runtime.manager import Runtime
-from genkit.text.config import TextTrainConfig, parse_freeze
 from genkit.text.models.gpt import GPT
 from genkit.text.models.store import load_model, model_files
 from genkit.text.plan import plan
 from genkit.text.start import starting_point
 from genkit.text.tokenizer import train_bpe
 from genkit.text.train import train_text
+from genkit.text.trainconfig import TextTrainConfig, parse_freeze
 from genkit.training.log import Progress, TrainReport
 from genkit.training.weights import load_tensors, save_tensors
 

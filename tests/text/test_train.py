@@ -17,10 +17,10 @@ from genkit.errors import InputError, Interrupted, TrainingStopped, UsageError
 from genkit.runtime.device import resolve
 from genkit.runtime.manager import Runtime
 from genkit.text import train
-from genkit.text.config import TextTrainConfig
 from genkit.text.models.store import load_model
 from genkit.text.plan import plan
 from genkit.text.train import train_text
+from genkit.text.trainconfig import TextTrainConfig
 from genkit.training.log import Progress, TrainReport
 
 LINES = "the cat sat on the mat and the dog ran to the cat\n" * 60

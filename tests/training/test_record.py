@@ -5,7 +5,7 @@ import pytest
 from genkit.errors import InputError, UsageError
 from genkit.files import write_json
 from genkit.runtime.device import resolve
-from genkit.text.config import TextTrainConfig
+from genkit.text.trainconfig import TextTrainConfig
 from genkit.training.record import RECORD, check_resumable, read_record, run_record
 
 

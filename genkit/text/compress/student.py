@@ -11,9 +11,10 @@ from torch import Tensor
 from genkit.errors import UsageError
 from genkit.text.compress.prune import STEP, narrowed
 from genkit.text.compressconfig import HALF
-from genkit.text.config import PRESETS, GPTConfig, TextTrainConfig
+from genkit.text.config import GPTConfig
 from genkit.text.models.gpt import GPT, count_parameters
 from genkit.text.shape import model_shape
+from genkit.text.trainconfig import PRESETS, TextTrainConfig
 
 
 def student_shape(teacher: GPTConfig, into: str) -> GPTConfig:

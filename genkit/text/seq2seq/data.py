@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from genkit.errors import InputError, UsageError
-from genkit.text.config import TextTrainConfig
 from genkit.text.losses import IGNORE
 from genkit.text.pairs import Pair, read_pairs
 from genkit.text.seq2seq.model import Seq2Seq
 from genkit.text.sources import parse_sources
+from genkit.text.trainconfig import TextTrainConfig
 
 Progress = Callable[[int, int], None]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from genkit.config import flag_name
 from genkit.errors import UsageError
-from genkit.text.config import TextTrainConfig
+from genkit.text.trainconfig import TextTrainConfig
 
 _BRINGS = "the model of --init-from brings its own"
 PAIRS_ONLY = ("source_field", "target_field", "source_prefix", "max_source_tokens", "max_target_tokens",

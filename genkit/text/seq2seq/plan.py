@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from genkit.runtime.manager import Runtime, memory_guard
-from genkit.text.config import TextTrainConfig
 from genkit.text.recipe import budget_of
 from genkit.text.seq2seq.batches import Batches, units
 from genkit.text.seq2seq.data import prepare
 from genkit.text.seq2seq.start import bounded, optimizers_of, settled, starting_point
 from genkit.text.seq2seq.train import OUT_OF_MEMORY
 from genkit.text.step import train_step
+from genkit.text.trainconfig import TextTrainConfig
 
 _TIMED = 3  # steps
 

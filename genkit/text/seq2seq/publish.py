@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from genkit.runtime.manager import Runtime
-from genkit.text.config import TextTrainConfig
 from genkit.text.models.store import WEIGHTS
 from genkit.text.seq2seq.data import PairSet, limits
 from genkit.text.seq2seq.evaluate import closeness, written
 from genkit.text.seq2seq.model import Seq2Seq
+from genkit.text.trainconfig import TextTrainConfig
 from genkit.training.log import MetricLogger
 from genkit.training.record import RECORD, run_record
 from genkit.training.rundir import RunDir

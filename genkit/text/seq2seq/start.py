@@ -10,12 +10,12 @@ from typing import Any
 from torch import nn
 from torch.optim import Adafactor, Optimizer
 
-from genkit.text.config import TextTrainConfig
 from genkit.text.recipe import auto_epochs
 from genkit.text.seq2seq.data import PairSet, limits
 from genkit.text.seq2seq.flags import check_pairs_settings
 from genkit.text.seq2seq.model import Seq2Seq, load_seq2seq
 from genkit.text.start import find_given, origin
+from genkit.text.trainconfig import TextTrainConfig
 from genkit.training.optim import text_optimizers
 
 _BATCH = 16  # pairs

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from genkit.errors import UsageError
 from genkit.runtime.manager import Runtime, memory_guard
-from genkit.text.config import TextTrainConfig
 from genkit.text.recipe import budget_of
 from genkit.text.seq2seq.batches import Batches, units
 from genkit.text.seq2seq.data import PairSet, prepare
@@ -21,6 +20,7 @@ from genkit.text.seq2seq.model import Seq2Seq
 from genkit.text.seq2seq.publish import publish, sample
 from genkit.text.seq2seq.start import as_begun, bounded, optimizers_of, settled, starting_point
 from genkit.text.supervised import learn
+from genkit.text.trainconfig import TextTrainConfig
 from genkit.training.log import MetricLogger, TrainReport
 from genkit.training.loop import reading
 from genkit.training.record import check_resumable, read_record

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from genkit.errors import InputError, UsageError
-from genkit.text.config import TextTrainConfig
 from genkit.text.losses import IGNORE
 from genkit.text.seq2seq.batches import Batches, units
 from genkit.text.seq2seq.data import PairSet, prepare
 from genkit.text.seq2seq.model import Seq2Seq, load_seq2seq
+from genkit.text.trainconfig import TextTrainConfig
 
 
 @pytest.fixture(scope="module")

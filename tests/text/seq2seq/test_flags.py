@@ -8,8 +8,8 @@ import pytest
 
 from genkit.config import options
 from genkit.errors import UsageError
-from genkit.text.config import TextTrainConfig
 from genkit.text.seq2seq.flags import NOT_FOR_PAIRS, PAIRS_ONLY, check_pairs_settings, check_text_settings
+from genkit.text.trainconfig import TextTrainConfig
 
 
 @pytest.mark.parametrize(

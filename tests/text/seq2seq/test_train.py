@@ -17,13 +17,13 @@ from genkit.errors import InputError, Interrupted, TrainingStopped, UsageError
 from genkit.runtime.device import resolve
 from genkit.runtime.manager import Runtime
 from genkit.text import supervised
-from genkit.text.config import TextTrainConfig
 from genkit.text.seq2seq.batches import Batches
 from genkit.text.seq2seq.data import prepare
 from genkit.text.seq2seq.model import load_seq2seq
 from genkit.text.seq2seq.plan import plan
 from genkit.text.seq2seq.start import bounded
 from genkit.text.seq2seq.train import train_seq2seq
+from genkit.text.trainconfig import TextTrainConfig
 from genkit.training.log import Progress, TrainReport
 
 KINDS = ("t5", "bart", "marian")
