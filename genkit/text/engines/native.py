@@ -20,7 +20,7 @@ from genkit.text.native.library import MOST, NONE_LEFT, NOT_DRAWN, NOT_FINITE, D
 from genkit.text.native.weights import Weights
 
 # steps that rows nobody watches take by themselves: while others may wait for a place, and while none do
-_FEW, _MANY = 4, 16
+_FEW, _MANY = 8, 16
 
 
 class NativeEngine:
@@ -74,7 +74,13 @@ class NativeEngine:
                     rows.append(row)
                 if not rows:
                     return
-                steps = 1 if any(row.watched for row in rows) else _MANY if free else _FEW
+                steps = (
+                    1
+                    if any(row.watched for row in rows)
+                    else _MANY
+                    if free
+                    else min(_FEW, min(row.left for row in rows))
+                )
                 for row, token, told in decoder.step(rows) if steps == 1 else decoder.run(rows, steps):
                     if not row.request.finished:
                         yield row.event(token, told)

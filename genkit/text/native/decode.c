@@ -123,6 +123,7 @@ static void attend(int D, int count, const float *q, const float *k, const float
     for (int p = 0; p < count; p += 4, k += 4 * D) {
         const int some = count - p < 4 ? count - p : 4;
         vec total[4] = {splat(0), splat(0), splat(0), splat(0)};
+        soon(k + 16 * D, 4 * D * sizeof(float)), soon(v + (size_t)p * D, 4 * D * sizeof(float));
         if (some == 4)
             for (int i = 0; i < whole; i += LANES)
                 UNROLL for (int j = 0; j < 4; j++) total[j] += load(q + i) * load(k + j * D + i);
@@ -209,6 +210,10 @@ static void forward(Model *s, int me, int threads, Batch batch, float *x, float 
             float *keys = s->keys + (((size_t)l * s->rows) * KV + j) * s->slots * D;
             float *values = s->values + (keys - s->keys);
             const size_t row = (size_t)KV * s->slots * D;
+            for (int m = 0; m < M; m++) {
+                const size_t at = batch.places[m] * row + (size_t)batch.positions[m] * D;
+                soon(keys + at, D * sizeof(float)), soon(values + at, D * sizeof(float));
+            }
             product(M, j * D, j * D + D, C, in, b->k, kv - j * D, D, 0);
             add_bias(M, j * D, j * D + D, b->k_bias, kv - j * D, D);
             for (int m = 0; m < M; m++) {
@@ -318,11 +323,11 @@ static void work(Model *s, int me) {
     const int M = s->batch.count, T = s->threads;
     int all = 1;
     for (int m = 0; m < M; m++) all &= s->batch.wanted[m] != 0;
-    if (T == 1 || M < 4 * T || !all) {
+    if (T == 1 || M < 16 * T || !all) {
         advance(s, me, me, T, 0, M);
         return;
     }
-    /* many rows: each thread takes some for itself, and waits for nobody */
+    /* very many rows: each thread takes some for itself, and waits for nobody */
     advance(s, me, 0, 1, M * me / T, M * (me + 1) / T);
     meet(s, T);
 }
@@ -385,14 +390,14 @@ EXPORT Model *gk_open(const Shape *shape, const void *const *tensors, int rounde
     widest = widest > g->heads * g->head_dim ? widest : g->heads * g->head_dim;
     if (rounded) s->widest = (widest + GROUP - 1) / GROUP * GROUP;
     const size_t cache = (size_t)g->layers * rows * g->kv_heads * slots * g->head_dim, f = sizeof(float);
-    s->keys = calloc(cache, f), s->values = calloc(cache, f), s->state = calloc(rows, sizeof(Row));
+    s->keys = malloc(f * cache), s->values = malloc(f * cache), s->state = calloc(rows, sizeof(Row));
     s->x = malloc(f * MOST * g->width), s->y = malloc(f * MOST * g->heads * g->head_dim);
     s->h = malloc(f * (MOST * (size_t)g->inner + LANES)), s->logits = malloc(f * MOST * g->vocab);
     s->own = calloc(threads, sizeof(float *)), s->team = calloc(threads, sizeof(pthread_t));
     int whole = blocks && s->keys && s->values && s->state && s->x && s->y && s->h && s->logits && s->own && s->team;
     for (int r = 0; whole && r < rows; r++) {
         Row *row = s->state + r;
-        row->tokens = malloc(sizeof(int) * g->vocab); /* calloc: memory that no text touches costs nothing */
+        row->tokens = malloc(sizeof(int) * g->vocab);
         row->seen = calloc(g->vocab, sizeof(uint32_t)), row->drawn = calloc(g->vocab, sizeof(uint32_t));
         whole = row->tokens && row->seen && row->drawn;
     }

@@ -21,6 +21,11 @@ INLINE void store(float *p, vec v) { *(vec *)p = v; }
 INLINE vec splat(float a) { return (vec){} + a; }
 typedef float vec4 __attribute__((vector_size(16), aligned(4), may_alias));
 
+/* `bytes` from `at` on are read soon: a processor looks ahead by itself, but not past the end of a page */
+INLINE void soon(const void *at, int bytes) {
+    for (int i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)at + i);
+}
+
 /* the sums over the lanes of four vectors */
 INLINE vec4 sums(vec a, vec b, vec c, vec d) {
     vec p = __builtin_shufflevector(a, b, 0, 8, 2, 10, 4, 12, 6, 14)
@@ -166,11 +171,18 @@ INLINE void tiles(const int rounded, int M, int begin, int end, int K, Rows x, M
         for (; n < end; n++) tile(1, 1, rounded, K, x, columns_from(w, n, K), y + n, ldy, add);
         return;
     }
+    const int column = rounded ? K : K * (int)sizeof(float), part = 4 * column / (M / TALL + 1) + 64;
     for (; n + 4 <= end; n += 4) {
         Matrix own = columns_from(w, n, K);
+        const char *next = (rounded ? (const char *)own.levels : (const char *)own.floats) + 4 * column;
         int m = 0;
-        for (; m + TALL <= M; m += TALL) tile(TALL, 4, rounded, K, rows_from(x, m, K), own, y + m * ldy + n, ldy, add);
-        for (; m < M; m++) tile(1, 4, rounded, K, rows_from(x, m, K), own, y + m * ldy + n, ldy, add);
+        for (; m + TALL <= M; m += TALL, next += part) {
+            soon(next, part);
+            tile(TALL, 4, rounded, K, rows_from(x, m, K), own, y + m * ldy + n, ldy, add);
+        }
+        soon(next, part);
+        if (M - m == 2) tile(2, 4, rounded, K, rows_from(x, m, K), own, y + m * ldy + n, ldy, add);
+        if (M - m == 1) tile(1, 4, rounded, K, rows_from(x, m, K), own, y + m * ldy + n, ldy, add);
     }
     for (; n < end; n++)
         for (int m = 0; m < M; m++)
