@@ -181,9 +181,7 @@ def test_foreign_models_write_long_texts_too(hub_checkpoint: Callable[[str], Pat
     assert last.tokens > 64
 
 
-@pytest.mark.parametrize(
-    "rule", [{"regex": "[a-z ]*"}, {"num_beams": 2}, {"grammar": "root ::= [a-z ]*"}]
-)
+@pytest.mark.parametrize("rule", [{"regex": "[a-z ]*"}, {"num_beams": 2}, {"grammar": "root ::= [a-z ]*"}])
 def test_what_cannot_be_cut_ends_with_the_context(tiny_text: Path, rule: dict[str, Any]) -> None:
     with load(tiny_text, device="cpu") as loaded:
         *_, last = loaded.stream("The cat", GenerationConfig(max_new_tokens=150, temperature=0, **rule))

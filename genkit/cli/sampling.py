@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -48,15 +48,21 @@ def weights_hash(path: Path) -> str | None:
     return content_hash(path) if path.is_file() else None
 
 
-def timed(terminal: Terminal, events: Iterable[Event], unit: str) -> Iterator[Event]:
-    """The events; with `--verbose`, how long all took, when the first came, and the rate of all."""
+def timed(
+    terminal: Terminal, events: Iterable[Event], unit: str, worth: Callable[[Event], int] = lambda event: 1
+) -> Iterator[Event]:
+    """The events; with `--verbose`, how long all took, when the first came, and the rate of all.
+
+    Args:
+        worth: how many units an event is.
+    """
     started, count = time.monotonic(), 0
-    first = started
+    first: float | None = None
     for event in events:
-        count += 1
-        if count == 1:
-            first = time.monotonic()
+        count += worth(event)
+        first = first or time.monotonic()
         yield event
     took = time.monotonic() - started
     rate = count / max(took, 1e-9)
-    terminal.detail(f"{count} {unit} in {took:.2f} s, the first after {first - started:.2f} s: {rate:.0f} {unit}/s")
+    wait = (first or started) - started
+    terminal.detail(f"{count} {unit} in {took:.2f} s, the first after {wait:.2f} s: {rate:.0f} {unit}/s")

@@ -159,7 +159,8 @@ def text(
                 if filtered is None
                 else filtered.stream(asked, config, seed=seed, parallel=parallel)
             )
-            events = filled(in_order(timed(terminal, drawn, "tokens"), config.n))
+            drawn = timed(terminal, drawn, "tokens", lambda event: event.tokens if event.finish else 0)
+            events = filled(in_order(drawn, config.n))
             if config.constraint is not None:
                 events = _told_if_cut(events, config.constraint, terminal)
             if form == "text":

@@ -176,9 +176,12 @@ class Screen:
         raise AssertionError(f"no {answer!r} in {self.seen!r}")
 
 
+FIVE = ("--seed", "3", "--max-new-tokens", "5", "--min-new-tokens", "5")
+
+
 @pytest.fixture
 def screen(tiny_text: Path, tmp_path: Path) -> Iterator[Screen]:
-    opened = Screen(tmp_path, "-m", str(tiny_text), "--seed", "3", "--max-new-tokens", "5", "--system", "sat")
+    opened = Screen(tmp_path, "-m", str(tiny_text), *FIVE, "--system", "sat")
     yield opened
     opened.process.kill()
     opened.process.wait()
@@ -239,9 +242,9 @@ def test_an_interrupt_keeps_the_conversation(
     monkeypatch.setattr(TextPipeline, "stream", interrupted)
     monkeypatch.setattr("genkit.cli.chat._typed", type_)
     monkeypatch.setattr("genkit.cli.chat.is_terminal", lambda stream: stream is sys.stdin)
-    done = genkit("chat", *terse, *FEW, "--save", "talk.jsonl")
+    done = genkit("chat", *terse, *FEW, "--seed", "5", "--save", "talk.jsonl")
     assert (done.code, "(stopped)" in done.err) == (0, True)
     [kept] = [json.loads(line) for line in (tmp_path / "talk.jsonl").read_text().splitlines()]
     begun = kept["messages"][1]["content"]
-    assert 0 < len(begun) <= 3
+    assert 0 < len(begun.replace("<unk>", "?")) <= 3
     assert asked == ["cat\n", f"cat\n{begun}\ndog\n"]
