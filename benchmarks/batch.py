@@ -6,7 +6,7 @@ Ours is the whole process `genkit text --input prompts.txt --output out.jsonl`, 
 and loading included; its tokens are counted in the output. The peers are open
 already, and only their batched generation counts: `llama-batched-bench` with the best
 of several numbers of parallel sequences (it neither samples nor makes text), the
-xllamacpp library that genkit calls, alone, likewise, and `transformers` with all
+xllamacpp library, likewise, and `transformers` with all
 prompts in one padded batch.
 """
 

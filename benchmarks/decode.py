@@ -3,8 +3,8 @@
     python benchmarks/decode.py [--json] [--rounds N] [--llama-cpp DIR]
 
 `load("story").stream(..., live=False)` continues one prompt greedily by 128 tokens;
-everything from the call to the last piece of text counts. `llama-bench` decodes 128 tokens from the
-same GGUF file on as many threads and neither samples nor makes text.
+everything from the call to the last piece of text counts. `llama-bench` decodes 128 tokens from a GGUF
+file of the same weights on as many threads, and neither samples nor makes text.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def measure(args: argparse.Namespace) -> list[Result]:
         peers = {f"llama-bench, {build}": llama_bench(binary, gguf) for build, binary in builds.items()}
         if not peers:
             results.append(no_llama_cpp(what))
-        pipeline = cast(TextPipeline, load("story", device="cpu", precision=precision, engine="llamacpp"))
+        pipeline = cast(TextPipeline, load("story", device="cpu", precision=precision))
         with pipeline:
             rates = in_turn({"genkit": ours(pipeline)} | peers, args.rounds)
         for peer in peers:
