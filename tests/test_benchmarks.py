@@ -9,8 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import cast
 
 import pytest
+
+from genkit.runtime.device import Task, resolve
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ["all", "batch", "cold_image", "cold_text", "collapses", "dcgan_peer", "decode", "gpu", "latency",
