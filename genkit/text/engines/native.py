@@ -38,9 +38,11 @@ class NativeEngine:
         self._rows, self.context = capacity(weights.config, min(parallel, MOST))
         self._threads = threads or _threads(self._rows)
         self._idle: list[_Decoder] = []
+        self._closed = False
 
     def close(self) -> None:
-        """Free the memory of rows."""
+        """Free the memory of rows; those of a text that is still being read go with it."""
+        self._closed = True
         while self._idle:
             self._idle.pop().close()
 
@@ -87,7 +89,10 @@ class NativeEngine:
                 free += [row.place for row in rows if row.over]
                 rows = [row for row in rows if not row.over]
         finally:
-            self._idle.append(decoder)
+            if self._closed:
+                decoder.close()
+            else:
+                self._idle.append(decoder)
 
     def _begun(self, index: int, request: TokenRequest) -> _Row:
         prompt, vocabulary = request.prompt, self._weights.config.vocab_size
@@ -165,7 +170,7 @@ class _Row:
             hint = "loosen --bad-word, --logit-bias or the like"
             return TokenEvent(self.index, -1, "error", error=InputError("the rules leave no token to go on with", hint))
         self.todo, self.written = [token], self.written + 1
-        self._done = "eos" if token == self._eos else "length" if self.written == self._limit else None
+        self._done = "eos" if token == self._eos else "length" if self.written >= self._limit else None
         if (k := self._told) is None:
             return TokenEvent(self.index, token, self._done)
         top = tuple(zip(told.top_ids[:k], told.top[:k], strict=True))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 LIBRARY = HERE / ("decode.dylib" if sys.platform == "darwin" else "decode.so")
-_MACHINES = {"x86_64": ["-march=x86-64-v3"], "amd64": ["-march=x86-64-v3"], "aarch64": [], "arm64": []}
+_MACHINES = {"x86_64": ["-mavx2", "-mfma"], "amd64": ["-mavx2", "-mfma"], "aarch64": [], "arm64": []}
 
 
 def compile_library() -> str | None:

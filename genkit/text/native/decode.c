@@ -310,7 +310,7 @@ static void advance(Model *s, int self, int me, int threads, int from, int to) {
         for (int i = 0; i < now.count; i++) {
             int row = rows[i], token = now.drawn[i].token;
             if (!me) run.written[row * run.steps + step] = token;
-            if (step + 1 == run.limits[row] || is_last(&s->state[places[i]].set, token)) continue;
+            if (step + 1 >= run.limits[row] || is_last(&s->state[places[i]].set, token)) continue;
             tokens[count] = token, places[count] = places[i], positions[count] = positions[i] + 1, rows[count] = row;
             count++;
         }

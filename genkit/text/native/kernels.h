@@ -20,6 +20,11 @@ INLINE vec load(const float *p) { return *(const vec *)p; }
 INLINE void store(float *p, vec v) { *(vec *)p = v; }
 INLINE vec splat(float a) { return (vec){} + a; }
 typedef float vec4 __attribute__((vector_size(16), aligned(4), may_alias));
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (ivec){__VA_ARGS__})
+#endif
 
 /* `bytes` from `at` on are read soon: a processor looks ahead by itself, but not past the end of a page */
 INLINE void soon(const void *at, int bytes) {
@@ -28,13 +33,11 @@ INLINE void soon(const void *at, int bytes) {
 
 /* the sums over the lanes of four vectors */
 INLINE vec4 sums(vec a, vec b, vec c, vec d) {
-    vec p = __builtin_shufflevector(a, b, 0, 8, 2, 10, 4, 12, 6, 14)
-          + __builtin_shufflevector(a, b, 1, 9, 3, 11, 5, 13, 7, 15);
-    vec q = __builtin_shufflevector(c, d, 0, 8, 2, 10, 4, 12, 6, 14)
-          + __builtin_shufflevector(c, d, 1, 9, 3, 11, 5, 13, 7, 15);
-    vec r = __builtin_shufflevector(p, q, 0, 1, 8, 9, 4, 5, 12, 13)
-          + __builtin_shufflevector(p, q, 2, 3, 10, 11, 6, 7, 14, 15);
-    return __builtin_shufflevector(r, r, 0, 1, 2, 3) + __builtin_shufflevector(r, r, 4, 5, 6, 7);
+    vec p = SHUFFLE(a, b, 0, 8, 2, 10, 4, 12, 6, 14) + SHUFFLE(a, b, 1, 9, 3, 11, 5, 13, 7, 15);
+    vec q = SHUFFLE(c, d, 0, 8, 2, 10, 4, 12, 6, 14) + SHUFFLE(c, d, 1, 9, 3, 11, 5, 13, 7, 15);
+    vec r = SHUFFLE(p, q, 0, 1, 8, 9, 4, 5, 12, 13) + SHUFFLE(p, q, 2, 3, 10, 11, 6, 7, 14, 15);
+    const vec4 *half = (const vec4 *)&r;
+    return half[0] + half[1];
 }
 INLINE float sum(vec v) { return sums(v, v, v, v)[0]; }
 
