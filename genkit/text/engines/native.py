@@ -108,7 +108,7 @@ def _threads(rows: int) -> int:
     """A thread a core; of a single row those that are idle, as its threads wait for one another all the time."""
     told = os.environ.get("OMP_NUM_THREADS", "")
     if told.isdecimal() and int(told):
-        return int(told)
+        return min(int(told), MOST)
     return idle_cpus() if rows == 1 else cpu_count()
 
 
