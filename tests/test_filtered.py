@@ -93,8 +93,8 @@ def test_what_is_drawn_without_chance_is_not_drawn_again(pipeline: TextPipeline,
 
 
 def test_many_jobs_keep_their_numbers_and_errors(pipeline: TextPipeline) -> None:
-    plain = [pipeline.complete(prompt, CONFIG.replace(n=2), seed=3) for prompt in ("The", "A")]
-    jobs = [TextJob("The", CONFIG.replace(n=2), 3), TextJob("x" * 500, CONFIG), TextJob("A", CONFIG.replace(n=2), 3)]
+    plain = [pipeline.complete(prompt, CONFIG.replace(n=2), seed=5) for prompt in ("The", "A")]
+    jobs = [TextJob("The", CONFIG.replace(n=2), 5), TextJob("x" * 500, CONFIG), TextJob("A", CONFIG.replace(n=2), 5)]
     filtered = FilteredPipeline(pipeline, [Rejects(plain[1][1])])
     texts: dict[tuple[int, int], str] = {}
     for event in filtered.run(jobs):
@@ -102,7 +102,7 @@ def test_many_jobs_keep_their_numbers_and_errors(pipeline: TextPipeline) -> None
             assert event.job == 1
             continue
         texts[event.job, event.index] = texts.get((event.job, event.index), "") + event.text
-    anew = pipeline.complete("A", CONFIG.replace(n=1), seed=redraw_seed(4, 1))[0]
+    anew = pipeline.complete("A", CONFIG.replace(n=1), seed=redraw_seed(6, 1))[0]
     assert texts == {(0, 0): plain[0][0], (0, 1): plain[0][1], (2, 0): plain[1][0], (2, 1): anew}
 
 
