@@ -84,10 +84,7 @@ class TextPipeline(Pipeline):
         try:
             _ = self._weights
         except ResourceError as error:
-            if self._asked_engine != "auto":
-                raise
-            self.placement = self._place("llamacpp")
-            self._note(f"done by llamacpp: {error.message}")
+            self._hand_over("llamacpp", error)
 
     def _make_view(self) -> None:
         """So that damaged weights are refused at once; torch takes over what llama.cpp cannot hold."""
@@ -96,10 +93,14 @@ class TextPipeline(Pipeline):
         try:
             _ = self._view
         except Unsupported as error:
-            if self._asked_engine != "auto":
-                raise
-            self.placement = self._place("torch")
-            self._note(f"done by torch: {error.message}")
+            self._hand_over("torch", error)
+
+    def _hand_over(self, other: str, error: GenkitError) -> None:
+        """To another engine, where the user left it open; else the error stands."""
+        if self._asked_engine != "auto":
+            raise error
+        self.placement = self._place(other)
+        self._note(f"done by {other}: {error.message}")
 
     def _check_gguf(self) -> None:
         from genkit.text.engines.trial import try_once
